@@ -1,0 +1,53 @@
+"""The machine under a run: device, precision, seeds and the memory allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from functools import lru_cache
+
+
+def pick_device(device: str = "auto") -> str:
+    """``"cuda"``, ``"mps"`` or ``"cpu"``: the fastest one there is, unless one is named.
+
+    Raises
+    ------
+    ValueError
+        If the named device is not available.
+    """
+    import torch
+
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        return next(name for name, there in available.items() if there)
+    if not available.get(device, False):
+        there = ", ".join(name for name, here in available.items() if here)
+        raise ValueError(f"device is {device!r}, but this machine offers: {there}.")
+    return device
+
+
+def pick_precision(device: str) -> str:
+    """Fabric's precision name: bfloat16 autocast on CUDA, where it pays, else plain float32."""
+    return "bf16-mixed" if device == "cuda" else "32-true"
+
+
+@lru_cache(maxsize=1)
+def keep_large_blocks() -> bool:
+    """Tell glibc to keep large freed blocks instead of giving them back to the system.
+
+    Every CPU training step frees and asks again for the same large tensors.
+    By default each request is a fresh mapping whose pages the kernel zeroes one by one,
+    which costs several times the arithmetic of a large step.
+    Returns whether the setting was made: there is nothing to do outside Linux with glibc.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # from glibc's malloc.h
+    settings = {trim_threshold: 2**31 - 1, top_pad: 2**28, mmap_max: 0}
+    done = [mallopt(which, value) == 1 for which, value in settings.items()]
+    return all(done)

@@ -1,0 +1,134 @@
+"""Files on disk: where caches live, how they are named by content, how they are written safely.
+
+Every file this package writes appears under its final name only when it is complete,
+so that a killed process never leaves half a result behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+DATA_VARIABLE = "HECLIP_LITE_DATA"
+CACHE_VARIABLE = "HECLIP_LITE_CACHE"
+
+
+def _user_cache() -> Path:
+    import pooch
+
+    return Path(pooch.os_cache("heclip-lite"))
+
+
+def data_dir() -> Path:
+    """Folder of downloaded data sets: ``HECLIP_LITE_DATA``, else the user's cache folder."""
+    named = os.environ.get(DATA_VARIABLE)
+    return Path(named).expanduser() if named else _user_cache() / "data"
+
+
+def cache_dir() -> Path:
+    """Folder of what can be recomputed: ``HECLIP_LITE_CACHE``, else the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else _user_cache() / "cache"
+
+
+def content_key(*parts: object) -> str:
+    """SHA-256 of arrays, bytes, strings and JSON-like values: the same content, the same key.
+
+    Raises
+    ------
+    TypeError
+        If a part is neither an array nor something JSON can hold.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"array {part.dtype.str} {part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        elif isinstance(part, bytes):
+            digest.update(b"bytes " + str(len(part)).encode() + b" " + part)
+        else:
+            text = json.dumps(part, sort_keys=True, separators=(",", ":"))
+            digest.update(f"json {len(text)} {text}".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _hash_of(path: Path, size: int, modified: int) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file; remembered within the process while its size and time do not change."""
+    path = Path(path).resolve()
+    status = path.stat()
+    return _hash_of(path, status.st_size, status.st_mtime_ns)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """Write `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def cached_array(kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Array stored under ``cache_dir()/kind/key.npy``; computed by `make` where it is missing.
+
+    A damaged file is computed again, with a warning.
+    """
+    path = cache_dir() / kind / f"{key}.npy"
+    if path.exists():
+        try:
+            return np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            warnings.warn(f"{path} is damaged ({error}); computing it again.", stacklevel=2)
+    array = make()
+    with atomic_path(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+    return array
+
+
+@lru_cache(maxsize=1)
+def package_hash() -> str:
+    """First 16 digits of the SHA-256 over the source of this package."""
+    folder = Path(__file__).parent
+    files = sorted(folder.rglob("*.py"))
+    return content_key(*[part for f in files for part in (f.name, f.read_bytes())])[:16]
+
+
+def provenance(device: str = "cpu") -> dict:
+    """What made a result: command, device, package hash and versions of what it rests on."""
+    names = ["anndata", "numpy", "scanpy", "scikit-learn", "squidpy", "timm", "torch"]
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": device,
+        "package_hash": package_hash(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version(), **{n: metadata.version(n) for n in names}},
+    }

@@ -1,0 +1,271 @@
+"""The one training loop, on Lightning Fabric: seeded, resumable, with early stopping."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from heclip_lite import runtime, store
+from heclip_lite.config import Training, as_dict
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Pair = tuple[Tensor, Tensor]
+
+
+def flip_and_turn(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip and turn each patch of a batch into one of its 8 symmetric views, at random.
+
+    Two mirrors and a transposition, each with probability one half, give every view equal odds.
+
+    Parameters
+    ----------
+    pixels
+        (batch, side, side, channels).
+    generator
+        CPU generator the choices are drawn from, on whatever device the batch lies.
+    """
+    choice = torch.rand(3, len(pixels), generator=generator) < 0.5
+    choice = choice.to(pixels.device)[..., None, None, None]  # (3, batch, 1, 1, 1)
+    pixels = torch.where(choice[0], pixels.flip(1), pixels)
+    pixels = torch.where(choice[1], pixels.flip(2), pixels)
+    return torch.where(choice[2], pixels.transpose(1, 2), pixels)
+
+
+def train(
+    model: nn.Module,
+    training: Pair,
+    objective: Objective,
+    settings: Training,
+    *,
+    validation: Pair | None = None,
+    augment: bool = False,
+    checkpoint: str | Path | None = None,
+    description: str = "train",
+) -> list[dict[str, float]]:
+    """Train `model` in place with AdamW and return one record per epoch.
+
+    On the CPU the same call gives the same numbers, also when it was stopped and resumed.
+
+    Parameters
+    ----------
+    model
+        Trained in place; left in evaluation mode with the best parameters.
+    training
+        Inputs and targets, (spots, ...) each; they stay in memory as they are (uint8 patches
+        stay uint8) and go to the device batch by batch.
+    objective
+        ``objective(model, inputs, targets)`` gives the loss of a batch.
+    settings
+        Epochs, batch size, optimiser, seed.
+    validation
+        Inputs and targets of a held-out training section; with `settings.patience` it decides
+        when to stop and which epoch to keep.
+    augment
+        Flip and turn image inputs at random, as batches on the device.
+    checkpoint
+        Folder for the state after each epoch. If it holds the state of the same training, that
+        training goes on where it stopped.
+    description
+        Label of the progress bar.
+
+    Returns
+    -------
+    list of dict
+        ``epoch``, ``loss`` and, with `validation`, ``validation``; losses in nats.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer spots than a batch, inputs and targets differ in length,
+        patience is set without validation, or the checkpoint belongs to another training.
+    FloatingPointError
+        If the loss stops being finite.
+    """
+    inputs, targets = training
+    _check_pair(inputs, targets, settings)
+    if settings.patience is not None and validation is None:
+        raise ValueError(
+            "patience is set, but there is no validation section; "
+            "give one whole training section as `validation` or set patience=None."
+        )
+    runtime.keep_large_blocks()
+    device = runtime.pick_device(settings.device)
+    precision = settings.precision
+    precision = runtime.pick_precision(device) if precision == "auto" else precision
+    fabric = Fabric(accelerator=device, devices=1, precision=precision)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    wrapped, optimiser = fabric.setup(model, optimiser)
+    order = torch.Generator().manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)  # dropout draws from the global generator
+
+    state = _State(model, optimiser, order, checkpoint, _identity(model, training, settings))
+    history = state.load()
+    epochs = range(len(history), settings.epochs)
+    with tqdm(epochs, desc=description, unit="epoch", leave=False, initial=len(history)) as shown:
+        for epoch in shown:
+            if _should_stop(history, settings.patience):
+                break
+            wrapped.train()
+            total, steps = 0.0, 0
+            for rows in torch.randperm(len(inputs), generator=order).split(settings.batch_size):
+                if len(rows) < settings.batch_size:
+                    break  # a smaller batch would be an easier contrast
+                batch = fabric.to_device(inputs[rows])
+                if augment:
+                    batch = flip_and_turn(batch, order)
+                loss = objective(wrapped, batch, fabric.to_device(targets[rows]))
+                optimiser.zero_grad()
+                fabric.backward(loss)
+                optimiser.step()
+                total, steps = total + loss.detach(), steps + 1
+            record = {"epoch": epoch + 1, "loss": float(total) / steps}
+            if not torch.isfinite(torch.tensor(record["loss"])):
+                raise FloatingPointError(
+                    f"The loss of epoch {epoch + 1} is {record['loss']}. "
+                    "Lower learning_rate or raise temperature."
+                )
+            if validation is not None:
+                record["validation"] = _evaluate(wrapped, validation, objective, settings, fabric)
+            history.append(record)
+            shown.set_postfix({k: f"{v:.3f}" for k, v in record.items() if k != "epoch"})
+            state.save(history)
+    if validation is not None and settings.patience is not None:
+        state.restore_best()
+    model.eval()
+    return history
+
+
+def _check_pair(inputs: Tensor, targets: Tensor, settings: Training) -> None:
+    if len(inputs) != len(targets):
+        raise ValueError(f"There are {len(inputs)} inputs but {len(targets)} targets.")
+    if len(inputs) < settings.batch_size:
+        raise ValueError(
+            f"There are {len(inputs)} training spots, fewer than one batch of "
+            f"{settings.batch_size}; lower batch_size or add sections."
+        )
+
+
+@torch.no_grad()
+def _evaluate(
+    model: nn.Module, pair: Pair, objective: Objective, settings: Training, fabric: Fabric
+) -> float:
+    model.eval()
+    size = min(settings.batch_size, len(pair[0]))
+    batches = [
+        pair_rows
+        for pair_rows in zip(pair[0].split(size), pair[1].split(size), strict=True)
+        if len(pair_rows[0]) == size
+    ]
+    losses = [objective(model, *map(fabric.to_device, batch)).item() for batch in batches]
+    return sum(losses) / len(losses)
+
+
+def _best_epoch(history: list[dict[str, float]]) -> int:
+    return min(range(len(history)), key=lambda i: history[i]["validation"])
+
+
+def _should_stop(history: list[dict[str, float]], patience: int | None) -> bool:
+    if patience is None or not history:
+        return False
+    return len(history) - 1 - _best_epoch(history) >= patience
+
+
+def _identity(model: nn.Module, training: Pair, settings: Training) -> str:
+    """Key of a training: another number of epochs may go on from the same state, nothing else."""
+    return store.content_key(
+        as_dict(replace(settings, epochs=1)),
+        [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()],
+        *[part.numpy() for part in training],
+    )
+
+
+class _State:
+    """All that a training needs to go on: parameters, optimiser, generators, history.
+
+    Tensors go to ``state-<epoch>.safetensors``; ``state.json`` names the valid one and is renamed
+    into place last, so that at any moment a whole state can be read.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: Any,
+        order: torch.Generator,
+        folder: str | Path | None,
+        identity: str,
+    ) -> None:
+        self.model, self.optimiser, self.order = model, optimiser, order
+        self.folder = None if folder is None else Path(folder)
+        self.identity = identity
+        self.best: dict[str, Tensor] = {}
+
+    def save(self, history: list[dict[str, float]]) -> None:
+        if "validation" in history[-1] and _best_epoch(history) == len(history) - 1:
+            self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        if self.folder is None:
+            return
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        optimiser = self.optimiser.state_dict()
+        for index, values in optimiser["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": v for k, v in values.items()}
+        tensors |= {"order": self.order.get_state(), "global": torch.get_rng_state()}
+        path = self.folder / f"state-{len(history):04d}.safetensors"
+        with store.atomic_path(path) as temporary:
+            save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, temporary)
+        store.write_json(
+            self.folder / "state.json",
+            {"file": path.name, "history": history, "identity": self.identity},
+        )
+        for old in self.folder.glob("state-*.safetensors"):
+            if old.name != path.name:
+                old.unlink()
+
+    def load(self) -> list[dict[str, float]]:
+        if self.folder is None or not (self.folder / "state.json").exists():
+            return []
+        try:
+            record = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+            tensors = load_file(self.folder / record["file"])
+        except (json.JSONDecodeError, KeyError, OSError, SafetensorError) as error:
+            raise ValueError(
+                f"The checkpoint in {self.folder} is damaged ({error}); delete the folder to "
+                "train anew."
+            ) from error
+        if record["identity"] != self.identity:
+            raise ValueError(
+                f"The checkpoint in {self.folder} belongs to other data, settings or another "
+                "network; name another folder or delete this one."
+            )
+        self.model.load_state_dict(under(tensors, "model."))
+        self.best = under(tensors, "best.")
+        saved = self.optimiser.state_dict()
+        saved["state"] = {}
+        for name, value in under(tensors, "optimiser.").items():
+            index, key = name.split(".", 1)
+            saved["state"].setdefault(int(index), {})[key] = value
+        self.optimiser.load_state_dict(saved)
+        self.order.set_state(tensors["order"])
+        torch.set_rng_state(tensors["global"])
+        return record["history"]
+
+    def restore_best(self) -> None:
+        if self.best:
+            self.model.load_state_dict(self.best)
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose names begin with `prefix`, without it."""
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}

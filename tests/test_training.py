@@ -1,0 +1,146 @@
+"""The training loop: repeatable, resumable bit for bit, stopped early by a whole section."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from heclip_lite import losses, networks, training
+from heclip_lite.config import Training
+
+SETTINGS = Training(epochs=4, batch_size=16, device="cpu", seed=3)
+
+
+def pair(seed: int = 0, spots: int = 70) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (spots, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    return pixels, pixels.float().mean((1, 2)) @ torch.randn(3, 6, generator=generator) / 50
+
+
+class Pixels(nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.float().flatten(1) / 255
+
+
+def model(seed: int = 0) -> networks.ContrastiveModel:
+    torch.manual_seed(seed)
+    return networks.heclip_hvg(Pixels(), 192, 6, dropout=0.3)
+
+
+def objective(net: nn.Module, images: torch.Tensor, spots: torch.Tensor) -> torch.Tensor:
+    return losses.image_centric_loss(*net(images, spots), cosine=True, targets="identity", temperature=0.3)
+
+
+def run(settings=SETTINGS, net=None, **options):
+    net = model() if net is None else net
+    history = training.train(net, pair(), objective, settings, augment=True, **options)
+    return net.state_dict(), history
+
+
+def assert_same(one, other) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_the_loss_falls():
+    history = run(replace(SETTINGS, epochs=12, learning_rate=1e-2))[1]
+    assert history[-1]["loss"] < history[0]["loss"] - 0.2
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    (first, history), (second, again) = run(), run()
+    assert_same(first, second)
+    assert history == again
+    assert history != run(replace(SETTINGS, seed=4))[1]
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_resumed_training_ends_where_an_uninterrupted_one_ends(tmp_path, stop_after):
+    whole, history = run(replace(SETTINGS, patience=4), validation=pair(1, 40))
+
+    class Stop(Exception):
+        pass
+
+    def stopping(net, images, spots):
+        if net.training and len(calls := stopping.calls) >= stop_after * 4 + 2:
+            raise Stop(calls)
+        stopping.calls.append(net.training)
+        return objective(net, images, spots)
+
+    stopping.calls = []
+    options = {"augment": True, "checkpoint": tmp_path, "validation": pair(1, 40)}
+    with pytest.raises(Stop):
+        training.train(model(), pair(), stopping, replace(SETTINGS, patience=4), **options)
+    torch.manual_seed(99)  # another process would not share the random state
+    net = model(5)
+    resumed = training.train(net, pair(), objective, replace(SETTINGS, patience=4), **options)
+    assert resumed == history
+    assert_same(whole, net.state_dict())
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_early_stopping_keeps_the_best_epoch(monkeypatch):
+    values = iter([3.0, 2.0, 2.5, 2.6, 1.0])
+    monkeypatch.setattr(training, "_evaluate", lambda *_: next(values))
+    settings = replace(SETTINGS, epochs=5, patience=2)
+    stopped, history = run(settings, validation=pair(1, 40))
+    assert [h["validation"] for h in history] == [3.0, 2.0, 2.5, 2.6]
+    values = iter([3.0, 2.0])
+    best, _ = run(replace(settings, epochs=2), validation=pair(1, 40))
+    assert_same(stopped, best)
+
+
+def test_flips_and_turns_are_the_eight_views_in_equal_shares():
+    patch = torch.arange(9).view(1, 3, 3, 1).expand(4000, -1, -1, -1)
+    turned = training.flip_and_turn(patch, torch.Generator().manual_seed(0))[..., 0]
+    square = patch[0, ..., 0]
+    views = [torch.rot90(v, k) for v in (square, square.T) for k in range(4)]
+    shares = [sum(torch.equal(t, v) for t in turned) / len(turned) for v in views]
+    assert shares == pytest.approx([1 / 8] * 8, abs=0.02)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    run(checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="belongs to other data, settings or another network"):
+        run(replace(SETTINGS, learning_rate=1e-2), checkpoint=tmp_path)
+
+
+def test_more_epochs_go_on_from_the_same_checkpoint(tmp_path):
+    run(checkpoint=tmp_path)
+    state, history = run(replace(SETTINGS, epochs=6), checkpoint=tmp_path)
+    wanted, whole = run(replace(SETTINGS, epochs=6))
+    assert history == whole
+    assert_same(state, wanted)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run(checkpoint=tmp_path)
+    tensors = next(tmp_path.glob("*.safetensors"))
+    tensors.write_bytes(tensors.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is damaged .* delete the folder"):
+        run(checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (replace(SETTINGS, batch_size=71), "70 training spots, fewer than one batch of 71"),
+        (replace(SETTINGS, patience=1), "patience is set, but there is no validation"),
+    ],
+)
+def test_impossible_settings_are_named_before_training(settings, message):
+    with pytest.raises(ValueError, match=message):
+        run(settings)
+
+
+def test_a_diverged_loss_stops_the_training():
+    def nan(net, images, spots):
+        return objective(net, images, spots) * float("nan")
+
+    with pytest.raises(FloatingPointError, match="Lower learning_rate"):
+        training.train(model(), pair(), nan, SETTINGS)
