@@ -47,7 +47,8 @@ class Encoder:
     def __post_init__(self) -> None:
         _check(self.colour in ("rgb", "bgr"), f"colour is {self.colour!r}; use 'rgb' or 'bgr'.")
         _check(
-            self.scaling in ("model", "none"), f"scaling is {self.scaling!r}; use 'model' or 'none'."
+            self.scaling in ("model", "none"),
+            f"scaling is {self.scaling!r}; use 'model' or 'none'.",
         )
         _check(
             self.std is None or all(s > 0 for s in self.std),

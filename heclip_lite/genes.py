@@ -201,7 +201,9 @@ def fit_panel(
     normalised = [_log_normalised(s, genes=genes) for s in sections]
     mean = sum(np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() for x in normalised) / n_spots
     variable = _rank_variable(sections, genes, min(n_hvg, len(genes)))
-    moran = np.mean([morans_i(s, x.toarray()) for s, x in zip(sections, normalised, strict=True)], axis=0)
+    moran = np.mean(
+        [morans_i(s, x.toarray()) for s, x in zip(sections, normalised, strict=True)], axis=0
+    )
     sets = {
         f"hvg{n_hvg}": variable,
         f"hvg{n_small}": variable[:n_small],

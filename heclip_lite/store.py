@@ -130,5 +130,8 @@ def provenance(device: str = "cpu") -> dict:
         "device": device,
         "package_hash": package_hash(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **{n: metadata.version(n) for n in names}},
+        "versions": {
+            "python": platform.python_version(),
+            **{n: metadata.version(n) for n in names},
+        },
     }

@@ -139,7 +139,9 @@ def train(
             if validation is not None:
                 record["validation"] = _evaluate(wrapped, validation, objective, settings, fabric)
             history.append(record)
-            shown.set_postfix({k: f"{v:.3f}" for k, v in record.items() if k != "epoch"})
+            shown.set_postfix(
+                {k: f"{v:.3f}" for k, v in record.items() if k != "epoch"}, refresh=False
+            )
             state.save(history)
     if validation is not None and settings.patience is not None:
         state.restore_best()

@@ -25,9 +25,7 @@ def test_heg_projects_both_sides():
 def published(prefix: str, spot: str) -> dict[str, torch.Tensor]:
     """A checkpoint as HECLIP's ``heg`` code would save it, for a small encoder."""
     encoder = encoders.ImageEncoder(config.Encoder("resnet10t"))
-    state = {
-        f"{prefix}image_encoder.model.{k}": v for k, v in encoder.network.state_dict().items()
-    }
+    state = {f"{prefix}image_encoder.model.{k}": v for k, v in encoder.network.state_dict().items()}
     for side, width in (("image", 512), (spot, 20)):
         head = networks.ProjectionHead(width, 16)
         state |= {f"{prefix}{side}_projection.{k}": v for k, v in head.state_dict().items()}

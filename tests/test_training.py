@@ -31,7 +31,9 @@ def model(seed: int = 0) -> networks.ContrastiveModel:
 
 
 def objective(net: nn.Module, images: torch.Tensor, spots: torch.Tensor) -> torch.Tensor:
-    return losses.image_centric_loss(*net(images, spots), cosine=True, targets="identity", temperature=0.3)
+    return losses.image_centric_loss(
+        *net(images, spots), cosine=True, targets="identity", temperature=0.3
+    )
 
 
 def run(settings=SETTINGS, net=None, **options):
@@ -122,7 +124,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     run(checkpoint=tmp_path)
     tensors = next(tmp_path.glob("*.safetensors"))
     tensors.write_bytes(tensors.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="is damaged .* delete the folder"):
+    with pytest.raises(ValueError, match=r"is damaged .* delete the folder"):
         run(checkpoint=tmp_path)
 
 

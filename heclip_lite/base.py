@@ -1,0 +1,88 @@
+"""What every method shares: the gene panel and the checks around `fit` and `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from anndata import AnnData
+
+from heclip_lite import genes, sections
+
+
+class Method:
+    """A way to predict expression: subclass it and write ``_fit`` and ``_predict``.
+
+    Attributes
+    ----------
+    panel
+        The gene panel; fitted on the training sections unless it was set before `fit`.
+    setting
+        ``"published"`` for a published recipe run in full, ``"reduced"`` for a published recipe
+        run smaller, ``"ours"`` for everything else.
+    """
+
+    panel: genes.GenePanel | None = None
+    setting: str = "ours"
+    _fitted: bool = False
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Names of the predicted genes, in the order of the columns."""
+        if self.panel is None:
+            raise RuntimeError(f"{type(self).__name__} has no gene panel yet; call fit first.")
+        return self.panel.genes
+
+    def with_seed(self, seed: int) -> Self:
+        """This method with another seed; methods without randomness return themselves."""
+        return self
+
+    def fit(self, training: Sequence[AnnData]) -> Self:
+        """Learn from training sections.
+
+        Parameters
+        ----------
+        training
+            Sections with counts and images.
+
+        Raises
+        ------
+        ValueError
+            If a section breaks the contract, or the sections lack genes of the panel.
+        """
+        sections.check_sections(training)
+        if self.panel is None:
+            self.panel = genes.fit_panel(training)
+        self._fit(list(training))
+        self._fitted = True
+        return self
+
+    def predict(self, section: AnnData) -> np.ndarray:
+        """Predict one section from its image and spot positions.
+
+        Returns
+        -------
+        ndarray, float32, (spots, genes)
+            log1p of counts per ten thousand, columns as in :attr:`genes`.
+
+        Raises
+        ------
+        RuntimeError
+            If the method was not fitted.
+        """
+        self._check_fitted()
+        return np.asarray(self._predict(section), dtype=np.float32)
+
+    def _check_fitted(self) -> None:
+        if not self._fitted:
+            raise RuntimeError(f"{type(self).__name__} is not fitted yet; call fit first.")
+
+    def _expression(self, training: Sequence[AnnData]) -> list[np.ndarray]:
+        return [genes.expression(section, self.panel) for section in training]
+
+    def _fit(self, training: list[AnnData]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define _fit(training).")
+
+    def _predict(self, section: AnnData) -> np.ndarray:
+        raise NotImplementedError(f"{type(self).__name__} must define _predict(section).")

@@ -1,0 +1,261 @@
+"""What the notebooks share: their slides, their sizes, a workspace and the record of a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anndata import AnnData
+
+from heclip_lite import config, evaluation, runtime, sections, store
+from heclip_lite.heclip import HECLIP
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much a chapter computes.
+
+    Attributes
+    ----------
+    um_per_px
+        Scales of the feature maps.
+    members
+        Networks that are averaged.
+    reference_epochs, reference_size
+        Epochs and patch size, pixels, of HECLIP's reference recipe.
+    """
+
+    um_per_px: tuple[float, ...]
+    members: int
+    reference_epochs: int
+    reference_size: int
+
+
+PROFILES = {
+    "fast": Profile(um_per_px=(2.74, 1.37), members=3, reference_epochs=6, reference_size=64),
+    "full": Profile(
+        um_per_px=(2.74, 1.37, 0.69), members=5, reference_epochs=15, reference_size=256
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Which sections are trained on, which are held out, and where they come from."""
+
+    training: tuple[str, ...]
+    test: tuple[str, ...]
+    read: Callable[[int], list[AnnData]]
+    about: str
+
+
+def _synthetic(seed: int) -> list[AnnData]:
+    """The embedded tissue, drawn once and then kept in the cache folder."""
+    import anndata
+
+    from heclip_lite.tissue import synthetic_sections
+
+    folder = store.cache_dir() / "synthetic" / f"{store.package_hash()}-{seed}"
+    names = [*DATASETS["synthetic"].training, *DATASETS["synthetic"].test]
+    if not all((folder / f"{name}.h5ad").exists() for name in names):
+        for section in synthetic_sections(seed=seed):
+            with store.atomic_path(folder / f"{sections.name_of(section)}.h5ad") as temporary:
+                section.write_h5ad(temporary)
+    return [anndata.read_h5ad(folder / f"{name}.h5ad") for name in names]
+
+
+def _her2st(seed: int) -> list[AnnData]:
+    return sections.read_her2st([*DATASETS["her2st"].training, *DATASETS["her2st"].test])
+
+
+DATASETS = {
+    "synthetic": Dataset(
+        training=("P1-1", "P1-2", "P2-1"),
+        test=("P2-2", "P3-1"),
+        read=_synthetic,
+        about="a synthetic tissue drawn by this package, whose truth is known",
+    ),
+    "her2st": Dataset(
+        training=("C2", "C3", "C4", "C5"),
+        test=("C6", "B4"),
+        read=_her2st,
+        about="HER2-positive breast tumours (Andersson et al., 2021)",
+    ),
+}
+
+
+@dataclass
+class Chapter:
+    """One run of one notebook.
+
+    Attributes
+    ----------
+    training, test
+        Sections to learn from, and held-out sections.
+        The first test section is a serial section of a training donor, the second comes from a
+        donor that was never trained on.
+    maps, patches
+        The image inputs of this profile.
+    """
+
+    name: str
+    data: str
+    profile: str
+    seed: int
+    workspace: Path
+    results: Path
+    training: list[AnnData]
+    test: list[AnnData]
+    maps: config.MapInput
+    patches: config.PatchInput
+    started: float = field(default_factory=time.perf_counter)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def about(self) -> str:
+        """What the slides are, in one line."""
+        return DATASETS[self.data].about
+
+    @property
+    def split(self) -> list[evaluation.Fold]:
+        """Train on the training sections, test on each held-out section."""
+        return [evaluation.Fold(DATASETS[self.data].training, DATASETS[self.data].test)]
+
+    def heclip_recommended(self) -> HECLIP:
+        """Our recipe in the size of this profile, unfitted."""
+        return HECLIP.recommended(
+            self.maps, config.Training(epochs=30, seed=self.seed), members=self._size.members
+        )
+
+    def heclip_reference(self) -> HECLIP:
+        """HECLIP's released ``hvg`` recipe in the size of this profile, unfitted."""
+        settings = config.Training(epochs=self._size.reference_epochs, seed=self.seed)
+        return HECLIP.reference_hvg(self.patches, settings)
+
+    @property
+    def _size(self) -> Profile:
+        return PROFILES[self.profile]
+
+    def trained(self, name: str, method: HECLIP) -> HECLIP:
+        """`method`, fitted on the training sections: from the workspace if it is there already.
+
+        What an earlier notebook trained is used again only if nothing that could change it did.
+        """
+        key = store.content_key(
+            [self.data, self.seed, store.package_hash(), method.members],
+            *[config.as_dict(c) for c in (method.image, method.contrast, method.decode)],
+            config.as_dict(method.settings),
+        )
+        folder = self.workspace / "models" / f"{name}-{key[:12]}"
+        if (folder / "heclip.json").exists():
+            return HECLIP.load(folder)
+        method.checkpoint = folder / "training"
+        method.fit(self.training).save(folder)
+        return method
+
+    def keep(self, **values: Any) -> None:
+        """Note results of this run, JSON-ready, for the record."""
+        self.values |= values
+
+    def finish(self) -> Path:
+        """Write the record of this run: data, sections, time, versions, device and results."""
+        path = self.results / f"{self.name}.json"
+        store.write_json(
+            path,
+            {
+                "chapter": self.name,
+                "data": self.data,
+                "profile": self.profile,
+                "seed": self.seed,
+                "sections": {sections.name_of(s): s.n_obs for s in self.training + self.test},
+                "training": [sections.name_of(s) for s in self.training],
+                "test": [sections.name_of(s) for s in self.test],
+                "encoder": config.as_dict(self.maps.encoder),
+                "seconds": round(time.perf_counter() - self.started, 1),
+                "results": self.values,
+                **store.provenance(runtime.pick_device()),
+            },
+        )
+        return path
+
+
+def start(
+    name: str,
+    *,
+    data: str = "synthetic",
+    profile: str = "fast",
+    seed: int = 0,
+    encoder: str = "resnet10t",
+    weights: str = "random",
+    workspace: str | Path = "../_build/workspace",
+    results: str | Path = "../_build/results",
+) -> Chapter:
+    """Open the workspace and read the sections of a notebook.
+
+    Parameters
+    ----------
+    name
+        The notebook, such as ``"02_contrastive_training"``.
+    data
+        ``"synthetic"`` or ``"her2st"``.
+    profile
+        ``"fast"`` (a minute on two cores) or ``"full"`` (a GPU).
+    seed
+        Of the synthetic tissue and of all training.
+    encoder, weights
+        timm's name, and ``"random"``, ``"pretrained"`` or a file.
+    workspace
+        Folder in which later notebooks find what earlier ones trained.
+    results
+        Folder for the record of the run.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or the workspace belongs to another dataset.
+    """
+    for what, value, known in (("DATA", data, DATASETS), ("PROFILE", profile, PROFILES)):
+        if value not in known:
+            raise ValueError(f"{what} is {value!r}; choose one of {', '.join(known)}.")
+    started = time.perf_counter()
+    workspace, results = Path(workspace).resolve(), Path(results).resolve()
+    _claim(workspace, data)
+    chosen, size = DATASETS[data], PROFILES[profile]
+    network = config.Encoder(encoder, weights)
+    read = {sections.name_of(section): section for section in chosen.read(seed)}
+    return Chapter(
+        name=name,
+        data=data,
+        profile=profile,
+        seed=seed,
+        workspace=workspace,
+        results=results,
+        training=[read[n] for n in chosen.training],
+        test=[read[n] for n in chosen.test],
+        maps=config.MapInput(network, um_per_px=size.um_per_px),
+        patches=config.PatchInput(
+            config.Encoder(encoder, weights, colour="bgr", scaling="none"), size=size.reference_size
+        ),
+        started=started,
+    )
+
+
+def _claim(workspace: Path, data: str) -> None:
+    """Make the workspace ours, or say whose it is."""
+    label = workspace / "workspace.json"
+    if label.exists():
+        try:
+            owner = json.loads(label.read_text(encoding="utf-8"))["data"]
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(f"{label} is damaged; delete the folder {workspace}.") from error
+        if owner != data:
+            raise ValueError(
+                f"The workspace {workspace} belongs to {owner}, but DATA is {data}. "
+                "Set WORKSPACE to another folder, or delete this one."
+            )
+    else:
+        store.write_json(label, {"data": data})

@@ -1,0 +1,333 @@
+"""Image encoders: one vector per patch, or feature maps of a whole slide pooled around points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from anndata import AnnData
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from heclip_lite import config, patches, runtime, sections, store
+
+TILE, HALO = 1024, 128  # pixels of a map computed at once, and of overlap around them
+POINTS = 256  # points pooled at once
+
+
+def _create(settings: config.Encoder) -> nn.Module:
+    import timm
+
+    if not timm.is_model(settings.name):
+        near = timm.list_models(f"*{settings.name[:6]}*")[:5]
+        hint = f" Near names: {', '.join(near)}." if near else ""
+        raise ValueError(f"timm knows no encoder {settings.name!r}.{hint}")
+    arguments = {"num_classes": 0, **settings.options}
+    if settings.weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            return timm.create_model(settings.name, pretrained=False, **arguments)
+    if settings.weights == "pretrained":
+        try:
+            return timm.create_model(settings.name, pretrained=True, **arguments)
+        except Exception as error:  # hubs raise many kinds of errors
+            raise RuntimeError(
+                f"The pretrained weights of {settings.name!r} could not be fetched "
+                f"({type(error).__name__}: {str(error).splitlines()[0]}). "
+                "Check the network, or use weights='random' or a local safetensors file."
+            ) from error
+    return _load_local(timm.create_model(settings.name, pretrained=False, **arguments), settings)
+
+
+def _load_local(network: nn.Module, settings: config.Encoder) -> nn.Module:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(settings.weights).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no weights file {path}. Give the path of a safetensors file, "
+            "or weights='random' or 'pretrained'."
+        )
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}).") from error
+    wanted = network.state_dict()
+    given = {name: value.float() for name, value in state.items() if name in wanted}
+    shapes = [name for name, value in given.items() if value.shape != wanted[name].shape]
+    absent = [n for n in wanted if n not in given and not n.endswith("num_batches_tracked")]
+    for names, what in ((shapes, "have another shape"), (absent, "are missing")):
+        if names:
+            raise ValueError(
+                f"{path} does not fit {settings.name!r}: {len(names)} of {len(wanted)} "
+                f"parameters {what}, the first is {names[0]!r}. "
+                "Check the encoder's name and options."
+            )
+    network.load_state_dict(given, strict=False)
+    return network
+
+
+class ImageEncoder(nn.Module):
+    """A timm network that takes uint8 pixels.
+
+    Parameters
+    ----------
+    settings
+        Which network, weights and pixel scaling.
+
+    Attributes
+    ----------
+    network
+        The timm model without its classifier.
+    features
+        Width of the vector it gives per image.
+
+    Raises
+    ------
+    ValueError
+        If timm has no such model or the weights do not fit.
+    FileNotFoundError
+        If the weights file does not exist.
+    RuntimeError
+        If pretrained weights could not be fetched.
+    """
+
+    def __init__(self, settings: config.Encoder) -> None:
+        super().__init__()
+        self.settings = settings
+        self.network = _create(settings)
+        with torch.no_grad():  # in evaluation mode, so that no batch norm learns from zeros
+            probe = self.network.eval()(torch.zeros(1, 3, *self._probe_size()))
+        self.features = probe.shape[1]
+        self.network.train()
+        trained = self.network.pretrained_cfg
+        mean = settings.mean or trained["mean"]
+        std = settings.std or trained["std"]
+        if settings.scaling == "none":  # undo the division by 255 below
+            mean, std = (0.0, 0.0, 0.0), (1 / 255,) * 3
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def _probe_size(self) -> tuple[int, int]:
+        fixed = self.network.pretrained_cfg.get("fixed_input_size", False)
+        return tuple(self.network.pretrained_cfg["input_size"][1:]) if fixed else (64, 64)
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """uint8 (batch, height, width, 3) RGB to scaled float (batch, 3, height, width)."""
+        x = pixels.permute(0, 3, 1, 2)
+        if self.settings.colour == "bgr":
+            x = x.flip(1)
+        return (x.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 (batch, height, width, 3) RGB to (batch, features)."""
+        return self.network(self.prepare(pixels))
+
+    def map_levels(self) -> list[tuple[int, int, int]]:
+        """Index, stride in pixels and channels of each feature map at strides 8 to 32."""
+        info = self.network.feature_info
+        info = info.info if hasattr(info, "info") else info
+        levels = [(i, f["reduction"], f["num_chs"]) for i, f in enumerate(info)]
+        strides = {stride for _, stride, _ in levels}
+        # Networks without a pyramid (vision transformers) repeat one stride: keep the last layer.
+        return [
+            [level for level in levels if level[1] == stride][-1]
+            for stride in sorted(strides)
+            if 8 <= stride <= 32
+        ]
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """uint8 (batch, height, width, 3) to one map (batch, channels, h, w) per level."""
+        return self.network.forward_intermediates(
+            self.prepare(pixels),
+            indices=[index for index, _, _ in self.map_levels()],
+            intermediates_only=True,
+            output_fmt="NCHW",
+        )
+
+
+def fingerprint(settings: config.Encoder) -> str:
+    """Content key of an encoder: settings, weights and the library that makes them."""
+    weights: object = settings.weights
+    if settings.weights not in ("random", "pretrained"):
+        weights = store.file_hash(Path(settings.weights).expanduser())
+    return store.content_key(
+        config.as_dict(settings) | {"weights": weights}, metadata.version("timm")
+    )
+
+
+@torch.inference_mode()
+def patch_vectors(
+    section: AnnData, settings: config.PatchInput, *, batch_size: int = 128, device: str = "auto"
+) -> np.ndarray:
+    """One vector per spot from a frozen encoder, kept on disk by content.
+
+    Returns
+    -------
+    ndarray, float32, (spots, features)
+    """
+
+    def compute() -> np.ndarray:
+        runtime.keep_large_blocks()
+        where = runtime.pick_device(device)
+        encoder = ImageEncoder(settings.encoder).eval().to(where)
+        pixels = patches.cut_patches(section, width_um=settings.width_um, size=settings.size)
+        batches = torch.from_numpy(pixels).split(batch_size)
+        name = sections.name_of(section)
+        shown = tqdm(batches, desc=f"encode {name}", leave=False, disable=len(batches) < 8)
+        return torch.cat([encoder(batch.to(where)).float().cpu() for batch in shown]).numpy()
+
+    key = store.content_key(
+        sections.image_key(section),
+        section.obsm["spatial"],
+        sections.um_per_px(section),
+        fingerprint(settings.encoder),
+        [settings.width_um, settings.size],
+    )
+    return store.cached_array("vectors", key, compute)
+
+
+def pooled_features(
+    section: AnnData,
+    settings: config.MapInput,
+    points: np.ndarray | None = None,
+    *,
+    device: str = "auto",
+) -> list[np.ndarray]:
+    """Describe points by multi-scale feature maps of the slide around them.
+
+    The encoder runs over the whole slide at each scale, fully convolutionally.
+    Around each point its maps are pooled with Gaussian windows of several widths: the mean, and
+    for maps finer than stride 32 the standard deviation.
+    Every column is then brought to mean 0 and standard deviation 1 over the points of this
+    section; this uses the section's own image, never its expression.
+
+    Parameters
+    ----------
+    section
+        Where to look; only its image, scale and spot positions are used.
+    settings
+        Encoder, scales and widths.
+    points
+        (points, 2), pixels of the full-resolution image; the spots by default.
+    device
+        Where the encoder runs.
+
+    Returns
+    -------
+    list of ndarray
+        One float32 block (points, channels) per scale, stride, width and statistic.
+    """
+    spots = section.obsm["spatial"]
+    points = spots if points is None else np.asarray(points, float)
+    pitch = sections.spot_pitch_um(section)
+    widths = [width * pitch for width in settings.widths]
+    key = store.content_key(
+        sections.image_key(section),
+        points,
+        sections.um_per_px(section),
+        fingerprint(settings.encoder),
+        [list(settings.um_per_px), widths],
+    )
+    sizes: list[int] = []
+    encoder = ImageEncoder(settings.encoder).eval()
+    for _, stride, channels in encoder.map_levels():
+        sizes += [channels] * len(widths) * (2 if stride < 32 else 1)
+
+    def compute() -> np.ndarray:
+        runtime.keep_large_blocks()
+        where = runtime.pick_device(device)
+        encoder.to(where)
+        image = Image.fromarray(sections.read_image(section))
+        blocks: list[np.ndarray] = []
+        for scale in tqdm(settings.um_per_px, desc=f"maps of {sections.name_of(section)}"):
+            zoom = sections.um_per_px(section) / scale
+            size = [max(32, round(side * zoom)) for side in image.size]
+            small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
+            levels = [(stride, channels) for _, stride, channels in encoder.map_levels()]
+            for (stride, _), level in zip(levels, _slide_maps(small, encoder, where), strict=True):
+                centres = points * [size[0] / image.width, size[1] / image.height] / stride
+                for width in widths:
+                    blocks += _pool(level, centres, width / scale / stride, spread=stride < 32)
+        return np.concatenate(blocks, axis=1)
+
+    values = store.cached_array("pooled", key, compute)
+    values = (values - values.mean(0)) / (values.std(0) + 1e-6)
+    edges = np.cumsum(sizes * len(settings.um_per_px))[:-1]
+    return np.split(values.astype(np.float32), edges, axis=1)
+
+
+@torch.inference_mode()
+def _slide_maps(pixels: np.ndarray, encoder: ImageEncoder, device: str) -> list[Tensor]:
+    """Feature maps (channels, h, w) of a whole image, computed tile by tile with overlap."""
+    height, width = (math.ceil(side / 32) * 32 for side in pixels.shape[:2])
+    padded = np.pad(
+        pixels,
+        (
+            (HALO, HALO + height - pixels.shape[0]),
+            (HALO, HALO + width - pixels.shape[1]),
+            (0, 0),
+        ),
+        mode="edge",
+    )
+    levels = encoder.map_levels()
+    maps = [torch.empty(c, height // s, width // s, device=device) for _, s, c in levels]
+    for top, left in _corners(height, width):
+        tall, wide = min(TILE, height - top), min(TILE, width - left)
+        tile = padded[top : top + tall + 2 * HALO, left : left + wide + 2 * HALO]
+        found = encoder.maps(torch.from_numpy(np.ascontiguousarray(tile))[None].to(device))
+        for (_, s, _), whole, part in zip(levels, maps, found, strict=True):
+            inner = part[0, :, HALO // s : (HALO + tall) // s, HALO // s : (HALO + wide) // s]
+            whole[:, top // s : (top + tall) // s, left // s : (left + wide) // s] = inner
+    return maps
+
+
+def _corners(height: int, width: int) -> Iterator[tuple[int, int]]:
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            yield top, left
+
+
+@torch.inference_mode()
+def _pool(level: Tensor, centres: np.ndarray, sigma: float, *, spread: bool) -> list[np.ndarray]:
+    """Gaussian mean, and standard deviation if `spread`, of a map (channels, h, w) around points.
+
+    `centres` (points, 2) are x and y in cells, with cell i covering i to i + 1.
+    A wide window is evaluated on a map averaged down until `sigma` is about 4 cells, which changes
+    the result little and makes the cost independent of the width.
+    """
+    factor = max(1, min(int(sigma // 4), min(level.shape[1:])))
+    stack = torch.cat([level, level**2]) if spread else level
+    small = F.avg_pool2d(stack[None], factor, ceil_mode=True, count_include_pad=False)[0]
+    sigma = sigma / factor
+    reach = math.ceil(4 * max(sigma, 1))
+    parts = []
+    for chunk in torch.as_tensor(centres / factor, dtype=small.dtype).split(POINTS):
+        near, windows = small, []
+        for axis, centre in ((2, chunk[:, 0]), (1, chunk[:, 1])):
+            # Cells beyond the reach of every window of this chunk carry no weight: leave them out.
+            cells = small.shape[axis]
+            start = min(max(0, int(centre.min()) - reach), cells - 1)
+            stop = max(start + 1, min(cells, int(centre.max()) + reach + 1))
+            near = near.narrow(axis, start, stop - start)
+            windows.append(_window(centre.to(small.device), start, stop, sigma))
+        parts.append(torch.einsum("py,cyx,px->pc", windows[1], near, windows[0]).cpu())
+    mean = torch.cat(parts).numpy()  # (points, channels)
+    if not spread:
+        return [mean]
+    mean, square = np.split(mean, 2, axis=1)
+    return [mean, np.sqrt(np.maximum(square - mean**2, 0))]
+
+
+def _window(centre: Tensor, start: int, stop: int, sigma: float) -> Tensor:
+    """Gaussian weights over cells start to stop, (points, cells), each row summing to 1."""
+    middle = torch.arange(start, stop, dtype=centre.dtype, device=centre.device) + 0.5
+    distance = (middle[None] - centre[:, None]) / max(sigma, 0.3)  # a window holds a cell at least
+    return torch.softmax(-0.5 * distance**2, dim=1)

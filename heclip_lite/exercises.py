@@ -1,0 +1,274 @@
+"""Self-checks of the exercises: each says "not done yet", "correct", or what is wrong and why.
+
+A check never raises, so that a notebook with open exercises still runs to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Wrong = Mapping[str, Any]  # what is wrong, by the result it leads to
+
+
+def _call(function: Callable, arguments: tuple) -> tuple[Any, str]:
+    """The learner's result, and what to tell them if there is none to judge."""
+    import torch
+
+    given = [a.detach().clone() if isinstance(a, torch.Tensor) else np.copy(a) for a in arguments]
+    try:
+        result = function(*arguments)
+    except Exception as error:  # a learner's function may raise anything
+        return None, f"Your function stopped with {type(error).__name__}: {error}"
+    for position, (before, after) in enumerate(zip(given, arguments, strict=True)):
+        if not np.array_equal(np.asarray(before), np.asarray(_plain(after))):
+            return None, (
+                f"Your function changed its argument number {position + 1}. "
+                "Work on a copy: whoever calls it still needs the original."
+            )
+    if result is None:
+        return None, "Not done yet: the function returns None."
+    return result, ""
+
+
+def _plain(value: Any) -> Any:
+    import torch
+
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _judge(
+    function: Callable, arguments: tuple, right: Any, wrong: Wrong, *, tensor: bool = False
+) -> None:
+    """Call `function` and say how its result compares with the right one and known wrong ones."""
+    import torch
+
+    result, trouble = _call(function, arguments)
+    if trouble:
+        print(trouble)
+        return
+    if tensor and not isinstance(result, torch.Tensor):
+        print(f"Return a torch tensor; yours is {_kind(result)}.")
+        return
+    if tensor and any(a.requires_grad for a in arguments) and not result.requires_grad:
+        print(
+            "The value has lost its gradient: nothing could be trained with it. "
+            "Stay in torch, without .detach(), .item() or .numpy()."
+        )
+        return
+    if isinstance(result, list | tuple):
+        print(f"Return one array; yours is {_kind(result)}.")
+        return
+    found, wanted = np.asarray(_plain(result)), np.asarray(_plain(right))
+    if not np.issubdtype(found.dtype, np.number):
+        print(f"Return numbers; yours are of type {found.dtype}.")
+        return
+    if found.shape != wanted.shape:
+        hint = " Is it transposed?" if found.shape == wanted.shape[::-1] != wanted.shape else ""
+        print(f"The shape is {found.shape}, but {wanted.shape} is wanted.{hint}")
+        return
+    if np.allclose(found, wanted, rtol=1e-4, atol=1e-6, equal_nan=True):
+        print("Correct.")
+        return
+    for reason, value in wrong.items():
+        value = np.asarray(_plain(value))
+        if value.shape == found.shape and np.allclose(
+            found, value, rtol=1e-4, atol=1e-6, equal_nan=True
+        ):
+            print(f"Not yet: {reason}")
+            return
+    if not np.isfinite(found).all():
+        print("Not yet: some values are not finite. Do you divide by zero?")
+        return
+    worst = np.unravel_index(np.argmax(np.abs(found - wanted)), found.shape)
+    place = f" at {tuple(map(int, worst))}" if found.ndim else ""
+    print(f"Not yet: the value{place} is {found[worst]:.4g}, but should be {wanted[worst]:.4g}.")
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}"
+
+
+def check_log_normalise(function: Callable) -> None:
+    """Chapter 01: counts (spots, genes) to log1p of counts per ten thousand."""
+    counts = np.random.default_rng(0).poisson(3.0, (5, 7)).astype(float) + 1
+    totals = counts.sum(1, keepdims=True)
+    scaled = 1e4 * counts / totals
+    _judge(
+        function,
+        (counts,),
+        np.log1p(scaled),
+        {
+            "you divided by the total of each gene; divide by the total of each spot (axis=1).": (
+                np.log1p(1e4 * counts / counts.sum(0))
+            ),
+            "the logarithm is missing: apply np.log1p last.": scaled,
+            "take log1p, the logarithm of 1 + x, so that zero counts stay zero.": np.log(scaled),
+            "the factor ten thousand is missing.": np.log1p(counts / totals),
+            "scale first, then take the logarithm.": 1e4 * np.log1p(counts) / totals,
+            "you took log1p of the counts but never divided by the spot's total.": np.log1p(counts),
+        },
+    )
+
+
+def check_pitch(function: Callable) -> None:
+    """Chapter 01: spot centres (spots, 2) in pixels and um per pixel to the pitch in um."""
+    x, y = np.meshgrid(np.arange(6) * 80.0, np.arange(5) * 80.0)
+    spatial = np.stack([x.ravel(), y.ravel()], axis=1)
+    spatial[-1] += 300  # one far spot: why a median, not a mean
+    distances = np.linalg.norm(spatial[:, None] - spatial[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.min(1)
+    _judge(
+        function,
+        (spatial, np.array(0.7)),
+        np.median(nearest) * 0.7,
+        {
+            "that is the pitch in pixels; multiply by micrometres per pixel.": np.median(nearest),
+            "divide less, multiply more: pixels times micrometres per pixel.": (
+                np.median(nearest) / 0.7
+            ),
+            "take the median, so that one lost spot does not count.": nearest.mean() * 0.7,
+            "each spot is its own nearest neighbour at distance 0; leave it out.": 0.0,
+            "you averaged over all pairs; take each spot's nearest neighbour first.": (
+                np.median(distances[np.isfinite(distances)]) * 0.7
+            ),
+        },
+    )
+
+
+def _embeddings() -> tuple[Any, Any]:
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    image, spot = torch.randn(2, 6, 4, generator=generator)
+    return image.requires_grad_(), spot.requires_grad_()
+
+
+def check_clip_loss(function: Callable) -> None:
+    """Chapter 02: CLIP's loss of embeddings (batch, dim), cosine, temperature 0.2."""
+    import torch
+    import torch.nn.functional as F
+
+    from heclip_lite import losses
+
+    image, spot = _embeddings()
+    options = {"temperature": 0.2, "targets": "identity"}
+
+    def general(**other: Any) -> torch.Tensor:
+        return losses.contrastive_loss(
+            image, spot, **({"cosine": True, "image_to_spot": 0.5} | options | other)
+        )
+
+    unit = F.normalize(image, dim=1), F.normalize(spot, dim=1)
+    _judge(
+        function,
+        (image, spot),
+        general(),
+        {
+            "the temperature is missing: divide the similarities by 0.2.": general(temperature=1.0),
+            "you multiplied by the temperature; divide by it.": general(temperature=5.0),
+            "the embeddings are not scaled to length 1.": general(cosine=False),
+            "only image to spot counts; average it with spot to image.": general(image_to_spot=1.0),
+            "only spot to image counts; average it with image to spot.": general(image_to_spot=0.0),
+            "the two directions are summed; take their mean.": 2 * general(),
+            "the losses of the spots are summed; take their mean.": 6 * general(),
+            "the sign: a loss is minus the log-probability.": -general(),
+            "you scaled columns to length 1; scale each spot's row (dim=1).": losses.clip_loss(
+                F.normalize(image, dim=0), F.normalize(spot, dim=0), temperature=0.2, cosine=False
+            ),
+            "that is the mean similarity of the pairs; no other spot competes yet.": (
+                (unit[0] * unit[1]).sum(1).mean() / 0.2
+            ),
+        },
+        tensor=True,
+    )
+
+
+def check_sharpness(function: Callable) -> None:
+    """Chapter 02: mean largest target of each row, for embeddings (batch, dim) at temperature 1."""
+    import torch
+
+    from heclip_lite import losses
+
+    # Lengths differ a lot, so that each mistake below leads to a value of its own.
+    image = torch.randn(6, 4, generator=torch.Generator().manual_seed(148))
+    image = image * torch.linspace(0.1, 2, 6)[:, None]
+    target = losses.target_matrix(image, image)
+    _judge(
+        function,
+        (image,),
+        target.max(1).values.mean(),
+        {
+            "that is the mean over rows of the diagonal; take each row's largest target.": (
+                target.diagonal().mean()
+            ),
+            "take the softmax over each row (dim=1).": (
+                torch.softmax(image @ image.T, dim=0).max(1).values.mean()
+            ),
+            "the softmax is missing.": (image @ image.T).max(1).values.mean(),
+            "you took the largest of all; take each row's largest, then the mean.": target.max(),
+        },
+        tensor=True,
+    )
+
+
+def check_retrieve(function: Callable) -> None:
+    """Chapter 03: query (q, dim) and reference (r, dim) to the 3 best rows (q, 3) by cosine."""
+    rng = np.random.default_rng(2)
+    query, reference = rng.normal(size=(4, 5)), rng.normal(size=(9, 5))
+    reference *= rng.uniform(0.2, 5, (9, 1))  # lengths differ, so that cosine matters
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    cosine = unit(query) @ unit(reference).T
+    distance = np.linalg.norm(query[:, None] - reference[None], axis=2)
+    best = np.argsort(-cosine, axis=1)
+    _judge(
+        function,
+        (query, reference),
+        best[:, :3],
+        {
+            "those are the least similar; sort downwards.": np.argsort(cosine, axis=1)[:, :3],
+            "the right ones, but best last; put the best first.": best[:, :3][:, ::-1],
+            "you compared dot products; long references win them. Scale rows to length 1.": (
+                np.argsort(-(query @ reference.T), axis=1)[:, :3]
+            ),
+            "you compared distances; use the cosine.": np.argsort(distance, axis=1)[:, :3],
+            "those are similarities; return the row numbers.": np.sort(-cosine, axis=1)[:, :3] * -1,
+        },
+    )
+
+
+def check_pearson(function: Callable) -> None:
+    """Chapter 03: true and predicted (spots, genes) to r per gene (genes,)."""
+    rng = np.random.default_rng(3)
+    true = rng.normal(size=(12, 4))
+    predicted = 0.5 * true + rng.normal(size=(12, 4)) + np.arange(4)
+
+    def r(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        a, b = a - a.mean(axis, keepdims=True), b - b.mean(axis, keepdims=True)
+        return (a * b).sum(axis) / np.sqrt((a**2).sum(axis) * (b**2).sum(axis))
+
+    right = r(true, predicted, 0)
+    plain = (true * predicted).sum(0) / np.sqrt((true**2).sum(0) * (predicted**2).sum(0))
+    _judge(
+        function,
+        (true, predicted),
+        right,
+        {
+            "that is one value per spot; correlate over spots (axis=0).": r(true, predicted, 1),
+            "that is a cosine: subtract each gene's mean first.": plain,
+            "that is r squared.": right**2,
+            "that is the mean over genes; return one value per gene.": right.mean(),
+            "that is a covariance; divide by both standard deviations.": (
+                ((true - true.mean(0)) * (predicted - predicted.mean(0))).mean(0)
+            ),
+            "np.corrcoef gives a table of all pairs; each gene needs only its own.": (
+                np.corrcoef(true.T, predicted.T)
+            ),
+        },
+    )

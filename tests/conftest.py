@@ -1,0 +1,137 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+from heclip_lite.sections import make_section
+
+ROOT = Path(__file__).resolve().parents[1]
+# Markers whose tests must not skip, such as "browser,real_data": continuous integration sets it.
+REQUIRED = set(os.environ.get("HECLIP_LITE_REQUIRE", "").split(",")) - {""}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Turn a skip into a failure where `HECLIP_LITE_REQUIRE` names one of the test's markers."""
+    report = yield
+    required = REQUIRED & {marker.name for marker in item.iter_markers()}
+    if report.skipped and required and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"HECLIP_LITE_REQUIRE={','.join(sorted(required))}, but: {reason}"
+    return report
+
+
+def run_build(*arguments: str) -> None:
+    """Run the build tool as ``make book`` does; fail with all it said where it fails."""
+    command = [sys.executable, str(ROOT / "book" / "tools" / "build_book.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, f"{' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.fixture(scope="session")
+def executed() -> Path:
+    """Folder of the notebooks executed on the synthetic tissue; unchanged ones are used again."""
+    run_build("--notebooks-only")
+    return ROOT / "_build" / "notebooks" / "synthetic_fast"
+
+
+@pytest.fixture(scope="session")
+def site(executed: Path) -> Path:
+    """Folder of the built site, from the same execution."""
+    run_build()
+    return ROOT / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser that reaches nothing but this machine; skips visibly where none is."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"browser: none of {', '.join(names)} is installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-gpu", *quiet]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def toy_parts() -> dict:
+    """Arguments of `make_section` for 6 x 6 spots on a drawn slide, 300 x 240 px of 2 um.
+
+    The tissue fills the slide but for a margin of 20 px on three sides and of 60 px on the right,
+    so that flipping or swapping the axes is noticed.
+    """
+    rng = np.random.default_rng(0)
+    slide = Image.new("RGB", (300, 240), (244, 240, 243))
+    pen = ImageDraw.Draw(slide)
+    pen.rectangle((20, 20, 239, 219), fill=(222, 160, 200))
+    for x, y in rng.uniform((22, 22), (236, 216), size=(400, 2)):
+        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(96, 60, 140))
+    column, row = (grid.ravel() for grid in np.meshgrid(np.arange(6), np.arange(6)))
+    spatial = np.column_stack([40 + 36 * column, 36 + 34 * row]).astype(float)
+    # Twenty genes rise or fall from left to right, twenty from top to bottom, forty do neither.
+    level = rng.gamma(2.0, 4.0, size=80)
+    pattern = np.ones((36, 80))
+    for first, place in ((0, column), (20, row)):
+        pattern[:, first : first + 10] = (0.2 + place / 3)[:, None]
+        pattern[:, first + 10 : first + 20] = (0.2 + (5 - place) / 3)[:, None]
+    return {
+        "counts": rng.poisson(level * pattern),
+        "genes": [f"GENE{i}" for i in range(80)],
+        "spatial": spatial,
+        "name": "T1",
+        "donor": "T",
+        "um_per_px": 2.0,
+        "spot_diameter_um": 55.0,
+        "image": np.asarray(slide),
+        "obs": pd.DataFrame({"array_row": row, "array_col": column}),
+        "background": (244, 240, 243),
+    }
+
+
+@pytest.fixture
+def toy_section(toy_parts):
+    """A small section whose image lives in memory."""
+    return make_section(**toy_parts)
+
+
+@pytest.fixture(scope="session")
+def small_sections() -> list:
+    """Two donors of the synthetic tissue with two small sections each; not to be changed."""
+    from heclip_lite.tissue import synthetic_sections
+
+    return synthetic_sections(2, 2, size_um=900, n_genes=60, seed=1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Keep what tests cache away from the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "HECLIP_LITE_CACHE" not in os.environ:
+            patch.setenv("HECLIP_LITE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def her2st_dir() -> Path:
+    """Folder of the her2st files; the test is skipped, visibly, where there is none."""
+    named = os.environ.get("HECLIP_LITE_DATA")
+    if not named or not (Path(named) / "her2st").is_dir():
+        pytest.skip("real data: HECLIP_LITE_DATA is not set or has no her2st")
+    return Path(named) / "her2st"

@@ -1,0 +1,119 @@
+"""Each check accepts the solution, names planted mistakes and survives any function."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from heclip_lite import evaluation, exercises, genes, losses, retrieval
+
+CHECKS = {name: f for name, f in vars(exercises).items() if name.startswith("check_")}
+
+
+def _pitch(spatial, um_per_px):
+    distances = np.linalg.norm(spatial[:, None] - spatial[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return np.median(distances.min(1)) * um_per_px
+
+
+SOLUTIONS = {
+    "check_log_normalise": genes.log_normalise,
+    "check_pitch": _pitch,
+    "check_clip_loss": lambda i, s: losses.clip_loss(i, s, temperature=0.2),
+    "check_sharpness": lambda i: losses.target_matrix(i, i).amax(1).mean(),
+    "check_retrieve": lambda q, r: retrieval.retrieve(q, r, k=3),
+    "check_pearson": evaluation.pearson_per_gene,
+}
+
+PLANTED = [
+    ("check_log_normalise", lambda c: np.log1p(1e4 * c / c.sum(0)), "total of each gene"),
+    ("check_log_normalise", lambda c: 1e4 * c / c.sum(1, keepdims=True), "logarithm is missing"),
+    ("check_log_normalise", lambda c: np.log1p(c / c.sum(1, keepdims=True)), "ten thousand"),
+    ("check_pitch", lambda s, u: _pitch(s, 1.0), "in pixels"),
+    ("check_pitch", lambda s, u: _pitch(s, 1 / u), "multiply more"),
+    ("check_pitch", lambda s, u: 0.0, "its own nearest neighbour"),
+    ("check_clip_loss", lambda i, s: losses.clip_loss(i, s), "temperature is missing"),
+    (
+        "check_clip_loss",
+        lambda i, s: losses.clip_loss(i, s, temperature=0.2, cosine=False),
+        "not scaled to length 1",
+    ),
+    (
+        "check_clip_loss",
+        lambda i, s: losses.clip_loss(i, s, temperature=0.2).detach(),
+        "lost its gradient",
+    ),
+    (
+        "check_clip_loss",
+        lambda i, s: F.cross_entropy(
+            F.normalize(s, dim=1) @ F.normalize(i, dim=1).T / 0.2, torch.arange(6)
+        ),
+        "only spot to image",
+    ),
+    ("check_sharpness", lambda i: torch.softmax(i @ i.T, 0).amax(1).mean(), "over each row"),
+    ("check_sharpness", lambda i: (i @ i.T).amax(1).mean(), "softmax is missing"),
+    ("check_sharpness", lambda i: torch.softmax(i @ i.T, 1).max(), "largest of all"),
+    ("check_retrieve", lambda q, r: retrieval.retrieve(q, r, k=3)[:, ::-1], "best last"),
+    ("check_retrieve", lambda q, r: np.argsort(-(q @ r.T), 1)[:, :3], "dot products"),
+    ("check_retrieve", lambda q, r: retrieval.retrieve(q, r, k=3).T, "transposed"),
+    ("check_pearson", lambda t, p: evaluation.pearson_per_gene(t.T, p.T), r"shape is \(12,\)"),
+    ("check_pearson", lambda t, p: evaluation.pearson_per_gene(t, p) ** 2, "r squared"),
+    (
+        "check_pearson",
+        lambda t, p: (t * p).sum(0) / np.sqrt((t**2).sum(0) * (p**2).sum(0)),
+        "that is a cosine",
+    ),
+]
+
+
+def test_every_check_has_a_solution_and_three_mistakes():
+    assert set(SOLUTIONS) == set(CHECKS)
+    for name in CHECKS:
+        assert sum(planted == name for planted, *_ in PLANTED) >= 3, name
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_the_solution_is_correct(name, capsys):
+    CHECKS[name](SOLUTIONS[name])
+    assert capsys.readouterr().out == "Correct.\n"
+
+
+@pytest.mark.parametrize(("name", "function", "message"), PLANTED)
+def test_a_planted_mistake_is_named(name, function, message, capsys):
+    CHECKS[name](function)
+    assert re.search(message, capsys.readouterr().out)
+
+
+def _raises(*_):
+    raise KeyError("spot")
+
+
+def _mutates(first, *_):
+    first[0] = 7
+    return first
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda *_: None, "Not done yet"),
+        (_raises, "Your function stopped with KeyError"),
+        (lambda *_: [1, 2], "a list"),
+        (lambda *a: torch.full_like(torch.as_tensor(a[0]), float("nan")), "shape|gradient|finite"),
+        (lambda *_: "text", "text|numbers|a str"),
+    ],
+)
+def test_any_function_is_survived(name, function, message, capsys):
+    CHECKS[name](function)
+    assert re.search(message, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["check_log_normalise", "check_pitch", "check_retrieve"])
+def test_changing_the_input_is_noticed(name, capsys):
+    CHECKS[name](_mutates)
+    assert "changed its argument number 1" in capsys.readouterr().out
