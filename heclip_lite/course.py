@@ -36,7 +36,7 @@ class Profile:
 
 
 PROFILES = {
-    "fast": Profile(um_per_px=(2.74, 1.37), members=3, reference_epochs=6, reference_size=64),
+    "fast": Profile(um_per_px=(2.74, 1.37), members=3, reference_epochs=4, reference_size=64),
     "full": Profile(
         um_per_px=(2.74, 1.37, 0.69), members=5, reference_epochs=15, reference_size=256
     ),
@@ -175,7 +175,7 @@ class Chapter:
                 "training": [sections.name_of(s) for s in self.training],
                 "test": [sections.name_of(s) for s in self.test],
                 "encoder": config.as_dict(self.maps.encoder),
-                "seconds": round(time.perf_counter() - self.started, 1),
+                "seconds": round(time.perf_counter() - self.started, 3),
                 "results": self.values,
                 **store.provenance(runtime.pick_device()),
             },

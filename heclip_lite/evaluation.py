@@ -230,7 +230,8 @@ def contest(
         ``split`` is ``"donor"`` where no training section is of the test section's donor, else
         ``"section"``: serial sections of one donor mostly test location.
         ``value`` is the mean over the genes of the set inside one section.
-        ``n_undefined`` counts genes constant in the truth, left out for all methods;
+        ``n_undefined`` counts genes constant in the truth, or not listed by the section, left out
+        for all methods;
         ``n_constant`` counts predictions constant where the truth varies, scored 0.
 
     Raises
@@ -255,7 +256,7 @@ def contest(
         method.fit(training)
         for test_name in fold.test:
             test = by_name[test_name]
-            truth = genes.expression(test, panel)
+            truth = genes.expression(test, panel, absent=0.0)  # constant, hence left out
             predicted = _checked(name, method, test, panel)
             kind = "section" if sections.donor_of(test) in known_donors else "donor"
             if predictions is not None:

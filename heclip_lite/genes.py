@@ -124,8 +124,19 @@ def _log_normalised(
     return scaled.log1p().astype(np.float32)
 
 
-def expression(section: AnnData, panel: GenePanel) -> np.ndarray:
+def expression(section: AnnData, panel: GenePanel, *, absent: float | None = None) -> np.ndarray:
     """Log-normalised expression of the panel's genes: float32 (spots, panel genes).
+
+    Parameters
+    ----------
+    section
+        A section with counts.
+    panel
+        Which genes, in which order.
+    absent
+        Value for genes that the section does not list.
+        Sequencing tables leave out genes that were never counted: 0 is right for those.
+        By default such a gene is an error, for it may be a matter of another name.
 
     Raises
     ------
@@ -137,14 +148,17 @@ def expression(section: AnnData, panel: GenePanel) -> np.ndarray:
         raise ValueError(
             f"{place} holds no expression; it was hidden. Ask the section it was made from."
         )
-    missing = [gene for gene in panel.genes if gene not in section.var_names]
-    if missing:
+    listed = section.var_names.get_indexer(list(panel.genes)) >= 0
+    if not listed.all() and absent is None:
+        missing = np.array(panel.genes)[~listed]
         raise ValueError(
             f"{place} lacks {len(missing)} of the {len(panel.genes)} genes of the panel, "
-            f"first {missing[0]!r}. Name genes alike in all sections, "
-            "or fit the panel on genes that this section holds."
+            f"first {str(missing[0])!r}. Name genes alike in all sections, fit the panel on genes "
+            "that this section holds, or pass absent=0 if genes without a count are not listed."
         )
-    return _log_normalised(section, genes=panel.genes).toarray()
+    values = np.full((section.n_obs, len(panel.genes)), absent or 0.0, dtype=np.float32)
+    values[:, listed] = _log_normalised(section, genes=np.array(panel.genes)[listed]).toarray()
+    return values
 
 
 def fit_panel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -184,29 +185,32 @@ class HECLIP(Method):
             used -= 1  # the last section judges the epochs; it still serves as a reference below
             held_out = (images[-1], spots[-1])
         pair = (torch.cat(images[:used]), torch.cat(spots[:used]))
-        self.models, self.history = [], []
-        for member in range(self.members):
-            seed = self.settings.seed + 1000 * member
-            model = self._build(images[0].shape[-1], self._spot_width(), seed)
-            folder = None if self.checkpoint is None else self.checkpoint / f"member-{member}"
-            self.history.append(
-                training.train(
-                    model,
-                    pair,
-                    self._objective,
-                    replace(self.settings, seed=seed),
-                    validation=held_out,
-                    augment=self._encodes and self.image.augment,
-                    checkpoint=folder,
-                    description=f"HECLIP {member + 1}/{self.members}",
-                )
-            )
-            self.models.append(model.cpu())
+        with nullcontext() if self._encodes else runtime.one_thread():
+            self._train(pair, held_out, features=images[0].shape[-1])
         self.references = [self._embed(model, torch.cat(images)) for model in self.models]
         if self.decode.against == "spots":
             parts = zip(*map(self.embed_spots, training_sections), strict=True)
             self.references = [np.concatenate(of_member) for of_member in parts]
         self.bank = self._bank(expression)
+
+    def _train(self, pair: training.Pair, held_out: training.Pair | None, *, features: int) -> None:
+        """Train the members one after another."""
+        self.models, self.history = [], []
+        for member in range(self.members):
+            seed = self.settings.seed + 1000 * member
+            model = self._build(features, self._spot_width(), seed)
+            history = training.train(
+                model,
+                pair,
+                self._objective,
+                replace(self.settings, seed=seed),
+                validation=held_out,
+                augment=self._encodes and self.image.augment,
+                checkpoint=self.checkpoint and self.checkpoint / f"member-{member}",
+                description=f"HECLIP {member + 1}/{self.members}",
+            )
+            self.history.append(history)
+            self.models.append(model.cpu())
 
     def _fit_transforms(
         self, training_sections: list[AnnData], expression: list[np.ndarray]
@@ -305,9 +309,14 @@ class HECLIP(Method):
         return [self._embed(model, images) for model in self.models]
 
     @torch.inference_mode()
-    def embed_spots(self, section: AnnData) -> list[np.ndarray]:
-        """Embeddings of a section's expression, one array (spots, dim) per member."""
-        spots = torch.from_numpy(self._spots(genes.expression(section, self.panel)))
+    def embed_spots(self, section: AnnData, *, absent: float | None = None) -> list[np.ndarray]:
+        """Embeddings of a section's expression, one array (spots, dim) per member.
+
+        `absent` stands in for genes that the section does not list, as in
+        :func:`heclip_lite.genes.expression`.
+        """
+        values = genes.expression(section, self.panel, absent=absent)
+        spots = torch.from_numpy(self._spots(values))
         return [model.embed_spots(spots).numpy() for model in self.models]
 
     def neighbours(self, section: AnnData, k: int) -> np.ndarray:

@@ -69,7 +69,7 @@ class ContrastiveModel(nn.Module):
 def heclip_hvg(
     image_encoder: nn.Module, in_features: int, genes: int, *, dropout: float = 0.1
 ) -> ContrastiveModel:
-    """HECLIP's ``hvg`` model: the image head projects into gene space, expression stays as it is."""
+    """HECLIP's ``hvg`` model: images are projected into gene space, expression stays as it is."""
     return ContrastiveModel(image_encoder, ProjectionHead(in_features, genes, dropout=dropout))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 
@@ -51,3 +53,21 @@ def keep_large_blocks() -> bool:
     settings = {trim_threshold: 2**31 - 1, top_pad: 2**28, mmap_max: 0}
     done = [mallopt(which, value) == 1 for which, value in settings.items()]
     return all(done)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one CPU thread inside the block.
+
+    The heads on cached features are so small that a second thread gains nothing.
+    It even costs: threads wait for each other after every operation, and on a machine that does
+    anything else besides, that takes many times the arithmetic.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -258,3 +258,17 @@ def test_panel_of_real_sections(her2st_dir):
     assert {"FABP7", "CEACAM6", "SCGB2A2"} <= set(panel.sets["svg50"])
     assert {"IGKC", "ERBB2", "ACTB"} <= set(panel.sets["heg50"])  # HER2 is its product
     assert expression(training[0], panel).shape == (187, len(panel.genes))
+
+
+def test_genes_that_a_table_does_not_list_can_stand_for_zero(toy_pair):
+    panel = fit_panel(toy_pair)
+    whole = expression(toy_pair[0], panel)
+    gene = panel.genes[3]
+    shorter = toy_pair[0][:, toy_pair[0].var_names != gene].copy()
+    with pytest.raises(ValueError, match=f"lacks 1 of .* first '{gene}'.*absent=0"):
+        expression(shorter, panel)
+    filled = expression(shorter, panel, absent=0)
+    assert (filled[:, 3] == 0).all()
+    others = [i for i in range(len(panel.genes)) if i != 3]
+    # The library is smaller without the gene, hence the levels of the others are higher.
+    assert (filled[:, others] >= whole[:, others]).all()

@@ -16,8 +16,10 @@ SETTINGS = Training(epochs=4, batch_size=16, device="cpu", seed=3)
 
 def pair(seed: int = 0, spots: int = 70) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (spots, 8, 8, 3), generator=generator, dtype=torch.uint8)
-    return pixels, pixels.float().mean((1, 2)) @ torch.randn(3, 6, generator=generator) / 50
+    colour = torch.randint(0, 200, (spots, 1, 1, 3), generator=generator)
+    pixels = colour + torch.randint(0, 50, (spots, 8, 8, 3), generator=generator)
+    mixing = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    return pixels.to(torch.uint8), pixels.float().mean((1, 2)) @ mixing / 50
 
 
 class Pixels(nn.Module):

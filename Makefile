@@ -1,0 +1,65 @@
+# What a reader types. Every target sets up .venv first; the second time that takes no time.
+# Works with GNU make 3.81 (macOS) and newer. Windows without make: see README.md.
+
+PYTHON ?= python3
+DATA ?= synthetic
+PROFILE ?= fast
+
+VENV := .venv/bin/python
+BUILD := $(VENV) book/tools/build_book.py --data $(DATA) --profile $(PROFILE)
+
+.PHONY: help setup book lab test test-all benchmark-speed cover lint lock clean clean-all
+
+help:
+	@echo "make book             run the notebooks and build the site: _build/html/index.html"
+	@echo "make lab              open the notebooks in JupyterLab"
+	@echo "make test             run the tests"
+	@echo "make test-all         run the slow and the browser tests too"
+	@echo "make benchmark-speed  compare our training step with a plain PyTorch loop"
+	@echo "make cover            draw the picture on the first page anew"
+	@echo "make lint             check style, spelling and that notebooks hold no outputs"
+	@echo "make lock             resolve requirements.txt anew (needs uv)"
+	@echo "make clean            remove _build; make clean-all removes .venv too"
+	@echo ""
+	@echo "DATA=synthetic (default) or her2st; PROFILE=fast (default) or full"
+
+setup:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "No $(PYTHON) found: install Python 3.11 or newer from https://www.python.org/downloads/"; \
+	  exit 1; }
+	@$(PYTHON) book/tools/bootstrap.py
+
+book: setup
+	@$(BUILD)
+
+lab: setup
+	@$(VENV) book/tools/lab.py
+
+test: setup
+	$(VENV) -m pytest -m "not slow and not browser"
+
+test-all: setup
+	$(VENV) -m pytest
+
+benchmark-speed: setup
+	$(VENV) book/tools/benchmark_speed.py
+
+cover: setup
+	$(VENV) book/tools/make_cover.py
+
+lint: setup
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+	$(VENV) -m codespell_lib
+	$(VENV) -m nbstripout --keep-id --verify notebooks/*.ipynb
+
+lock:
+	@command -v uv >/dev/null 2>&1 || { echo "make lock needs uv: pip install uv"; exit 1; }
+	uv pip compile $(UPGRADE) pyproject.toml --extra book --extra dev --universal --python-version 3.11 \
+	  --no-header --no-annotate --no-emit-index-url --output-file requirements.txt
+
+clean:
+	rm -rf _build
+
+clean-all: clean
+	rm -rf .venv

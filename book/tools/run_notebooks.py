@@ -1,0 +1,150 @@
+"""Execute the notebooks with papermill, each only when something it rests on has changed.
+
+An executed notebook lies under ``_build/notebooks/<DATA>_<PROFILE>/`` with a record beside it:
+the key of all its inputs, the seconds it took, and when.
+The book and the tests both start from here, so that they share one execution.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+from settings import (
+    NOTEBOOKS,
+    RESULTS,
+    ROOT,
+    BuildError,
+    notebook_environment,
+    notebooks,
+    parameters,
+    profile_path,
+    run_folder,
+    shown,
+)
+
+from heclip_lite.store import content_key, package_hash, write_json
+
+
+def input_key(notebook: Path, data: str, profile: str) -> str:
+    """Key of everything that decides what `notebook` shows."""
+    return content_key(
+        notebook.read_bytes(),
+        profile_path(data, profile).read_bytes(),
+        (ROOT / "requirements.txt").read_bytes(),
+        package_hash(),
+        [data, profile, os.environ.get("HECLIP_LITE_DATA", ""), platform.python_version()],
+    )
+
+
+def result_files(notebook: Path, folder: Path) -> list[Path]:
+    """What `notebook` has written as its results under `folder`: ``NN_*.json``."""
+    return sorted(folder.glob(f"{notebook.stem[:2]}_*.json"))
+
+
+def read_record(notebook: Path, data: str, profile: str) -> dict | None:
+    """Record of the last complete execution, or None; `fresh` tells whether it still holds."""
+    folder = run_folder(data, profile)
+    path = folder / f"{notebook.stem}.json"
+    complete = path.exists() and (folder / notebook.name).exists()
+    if not complete or not result_files(notebook, folder / "results"):
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return {**record, "fresh": record["key"] == input_key(notebook, data, profile)}
+
+
+def execute(notebook: Path, data: str, profile: str) -> dict:
+    """Execute one notebook; its files take their final names only when it has ended well.
+
+    Raises
+    ------
+    BuildError
+        If a cell fails, or the notebook wrote no results.
+    """
+    folder = run_folder(data, profile)
+    folder.mkdir(parents=True, exist_ok=True)
+    key = input_key(notebook, data, profile)  # before the run: an edit meanwhile makes it stale
+    unfinished = folder / f"{notebook.stem}.unfinished.ipynb"
+    started, clock = time.time(), time.perf_counter()
+    try:
+        with notebook_environment():
+            papermill.execute_notebook(
+                notebook,
+                unfinished,
+                parameters=parameters(data, profile, notebook.stem),
+                kernel_name="python3",
+                cwd=NOTEBOOKS,
+                progress_bar=sys.stderr.isatty(),
+                extra_arguments=["--log-level=CRITICAL"],  # no advice on encrypting local traffic
+            )
+    except PapermillExecutionError as error:
+        raise BuildError(_explain(notebook, unfinished, error)) from None
+    seconds = time.perf_counter() - clock
+    written = [p for p in result_files(notebook, RESULTS) if p.stat().st_mtime >= started - 2]
+    if not written:
+        raise BuildError(
+            f"{shown(notebook)} ended without writing {shown(RESULTS)}/{notebook.stem[:2]}_*.json: "
+            "its last cell has to."
+        )
+    kept = folder / "results"
+    kept.mkdir(exist_ok=True)
+    for path in result_files(notebook, kept):
+        path.unlink()
+    for path in written:
+        shutil.copy2(path, kept)
+    record = {
+        "key": key,
+        "notebook": notebook.stem,
+        "data": data,
+        "profile": profile,
+        "seconds": round(seconds, 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    os.replace(unfinished, folder / notebook.name)
+    write_json(folder / f"{notebook.stem}.json", record)
+    return record
+
+
+def run_all(data: str, profile: str) -> list[dict]:
+    """Execute every notebook whose inputs have changed; return the records in order.
+
+    Raises
+    ------
+    BuildError
+        If there is no such profile, no notebook, or a notebook fails.
+    """
+    profile_path(data, profile)
+    paths = notebooks()
+    if not paths:
+        raise BuildError(f"No notebooks NN_*.ipynb in {shown(NOTEBOOKS)}.")
+    records = []
+    for number, notebook in enumerate(paths, start=1):
+        print(f"[{number}/{len(paths)}] {notebook.stem} ... ", end="", flush=True)
+        record = read_record(notebook, data, profile)
+        if record and record["fresh"]:
+            print(f"unchanged since {record['finished']}", flush=True)
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            for path in result_files(notebook, run_folder(data, profile) / "results"):
+                shutil.copy2(path, RESULTS)
+        else:
+            record = execute(notebook, data, profile)
+            print(f"{record['seconds']} s", flush=True)
+        records.append(record)
+    return records
+
+
+def _explain(notebook: Path, unfinished: Path, error: PapermillExecutionError) -> str:
+    first_lines = "\n".join(f"    {line}" for line in error.source.splitlines()[:12])
+    return (
+        f"{shown(notebook)} stopped in cell {error.exec_count} with {error.ename}:\n"
+        f"    {error.evalue}\n\nThe cell begins with\n{first_lines}\n\n"
+        f"The notebook up to there, with the whole traceback: {shown(unfinished)}"
+    )

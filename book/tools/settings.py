@@ -1,0 +1,64 @@
+"""What the build tools share: places, profiles, the environment of a notebook."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "_build"
+NOTEBOOKS = ROOT / "notebooks"
+RESULTS = BUILD / "results"  # where a notebook writes its own NN_*.json
+
+
+class BuildError(Exception):
+    """Something the reader has to mend; its message is shown without a traceback."""
+
+
+def notebooks() -> list[Path]:
+    """The course's notebooks ``NN_*.ipynb``, in order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def run_folder(data: str, profile: str) -> Path:
+    """Where the executed notebooks of one run are kept."""
+    return BUILD / "notebooks" / f"{data}_{profile}"
+
+
+def profile_path(data: str, profile: str) -> Path:
+    """File with the parameters of one run; raises where there is none."""
+    path = NOTEBOOKS / "params" / f"{data}_{profile}.yml"
+    if not path.exists():
+        known = sorted(p.stem.rsplit("_", 1) for p in path.parent.glob("*_*.yml"))
+        offer = ", ".join(f"DATA={d} PROFILE={p}" for d, p in known) or "none"
+        raise BuildError(f"No profile for DATA={data} PROFILE={profile}. There are: {offer}.")
+    return path
+
+
+def parameters(data: str, profile: str, notebook: str) -> dict:
+    """Parameters of one notebook: the common ones, then its own from ``notebooks: <stem>:``."""
+    values = yaml.safe_load(profile_path(data, profile).read_text(encoding="utf-8")) or {}
+    own = (values.pop("notebooks", None) or {}).get(notebook) or {}
+    return {**values, **own, "DATA": data, "PROFILE": profile}
+
+
+@contextmanager
+def notebook_environment() -> Iterator[None]:
+    """Set what a notebook's kernel inherits; what the user has set already stays."""
+    values = {"HECLIP_LITE_CACHE": str(BUILD / "cache"), "PYTHONHASHSEED": "0"}
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def shown(path: Path) -> str:
+    """`path` as a reader types it: relative to the project."""
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)

@@ -1,0 +1,101 @@
+"""Lay out what Sphinx reads: the book, the executed notebooks and the generated tables.
+
+The staging folder keeps the repository's relative paths,
+so that the edit, Colab and Binder links of each page are right.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+import yaml
+from run_notebooks import result_files
+from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown
+
+STAGE = BUILD / "stage"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def make_stage(data: str, profile: str, records: list[dict]) -> Path:
+    """Fill the staging folder anew from the executed notebooks of one run."""
+    shutil.rmtree(STAGE, ignore_errors=True)
+    skip = shutil.ignore_patterns("tools", "__pycache__", ".ipynb_checkpoints")
+    shutil.copytree(ROOT / "book", STAGE / "book", ignore=skip)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(ROOT / name, STAGE / name)
+    (STAGE / "notebooks").mkdir()
+    folder = run_folder(data, profile)
+    for notebook in notebooks():
+        executed = nbformat.read(folder / notebook.name, as_version=4)
+        nbformat.write(for_the_site(executed), STAGE / "notebooks" / notebook.name)
+    fill(STAGE / "book" / "status.md", "status-table", status_table(records, folder / "results"))
+    return STAGE
+
+
+def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Copy of an executed notebook without what a page must not show or load.
+
+    Injected parameters are hidden.
+    Widgets go: a page would fetch their scripts from the network, and they answer only to a
+    running kernel; the static figure beside them stays.
+    Papermill's notes go too: they name folders of this machine.
+    """
+    page = nbformat.from_dict(notebook)
+    for key in ("papermill", "widgets"):
+        page.metadata.pop(key, None)
+    for cell in page.cells:
+        cell.metadata.pop("papermill", None)
+        tags = cell.metadata.setdefault("tags", [])
+        if "injected-parameters" in tags:
+            tags.append("remove-cell")
+        if cell.cell_type == "code":
+            cell.outputs = [part for part in cell.outputs if WIDGET not in part.get("data", {})]
+    return page
+
+
+def fill(page: Path, marker: str, text: str) -> None:
+    """Put generated `text` where `page` has the comment ``<!-- marker -->``."""
+    comment = f"<!-- {marker} -->"
+    source = page.read_text(encoding="utf-8")
+    if comment not in source:
+        raise BuildError(f"{shown(page)} lacks the line {comment}: generated text goes there.")
+    page.write_text(source.replace(comment, text), encoding="utf-8")
+
+
+def status_table(records: list[dict], results: Path) -> str:
+    """What ran, on which data, where, for how long and when; then the versions it ran with."""
+    rows, versions = [], {}
+    for notebook, record in zip(notebooks(), records, strict=True):
+        result = json.loads(result_files(notebook, results)[0].read_text(encoding="utf-8"))
+        versions |= result["versions"]
+        spots = sum(result["sections"].values())
+        rows.append(
+            f"| [](../notebooks/{notebook.name}) | {record['data']} | {record['profile']} "
+            f"| {spots} | {result['device']} | {record['seconds']} "
+            f"| {datetime.fromisoformat(record['finished']):%Y-%m-%d %H:%M} |"
+        )
+    head = ["| Chapter | Data | Profile | Spots | Device | Seconds | Finished (UTC) |"]
+    head += ["|:--|:--|:--|--:|:--|--:|:--|"]
+    used = ["", "", "| Package | Version |", "|:--|:--|"]
+    used += [f"| {name} | {version} |" for name, version in sorted(versions.items())]
+    return "\n".join(head + rows + used)
+
+
+def plain_pages() -> dict[str, str]:
+    """The pages beside the book: the way in, and the answer to a wrong address.
+
+    The links of the latter are absolute, for it is shown at any depth.
+    """
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    owner, name = config["repository"]["url"].rstrip("/").split("/")[-2:]
+    values = {"title": config["title"], "home": f"https://{owner}.github.io/{name}/"}
+    pages = {}
+    for path in sorted((ROOT / "book" / "tools" / "pages").glob("*.html")):
+        pages[path.name] = path.read_text(encoding="utf-8")
+        for key, value in values.items():
+            pages[path.name] = pages[path.name].replace("{{ " + key + " }}", value)
+    return pages

@@ -1,0 +1,168 @@
+"""The built site: complete, self-contained, its links and buttons right."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+ADDRESS = CONFIG["repository"]["url"]
+BRANCH = CONFIG["repository"]["branch"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+PROSE = [
+    "index",
+    "how_to_use",
+    "intended_use",
+    "notation",
+    "glossary",
+    "references",
+    "api",
+    "status",
+]
+MODULES = sorted(p.stem for p in (ROOT / "heclip_lite").glob("*.py") if p.stem[0] != "_")
+
+
+@cache
+def parse(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def pages(site: Path) -> list[Path]:
+    return sorted(p for p in site.rglob("*.html") if "_static" not in p.parts)
+
+
+def test_every_page_is_there(site):
+    assert parse(site / "index.html").find("a")["href"] == "book/index.html"
+    for name in PROSE:
+        assert (site / "book" / f"{name}.html").exists(), name
+    for notebook in NOTEBOOKS:
+        assert (site / "notebooks" / f"{notebook.stem}.html").exists(), notebook.stem
+    assert (site / "404.html").exists()
+
+
+def test_chapters_are_executed_and_show_figures(site):
+    for notebook in NOTEBOOKS:
+        page = parse(site / "notebooks" / f"{notebook.stem}.html")
+        assert page.select(".cell_output"), f"{notebook.stem} shows no output"
+        assert page.select("figure img"), f"{notebook.stem} shows no figure"
+
+
+def test_pages_load_nothing_from_outside(site):
+    loads = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src"}
+    for path in pages(site):
+        page = parse(path)
+        addresses = [tag.get(loads[tag.name], "") for tag in page.find_all(list(loads))]
+        addresses += [tag.get("href", "") for tag in page.find_all("link")]
+        outside = [a for a in addresses if urlparse(a).netloc]
+        assert not outside, f"{path.relative_to(site)}: {outside}"
+        for script in page.find_all("script"):
+            assert "https://" not in (script.string or ""), f"{path.relative_to(site)}: {script}"
+
+
+def test_styles_load_nothing_from_outside(site):
+    for path in site.rglob("*.css"):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//[^\"')\s]+", text)
+        assert not found, f"{path.relative_to(site)}: {found}"
+
+
+def test_mathjax_is_shipped_with_its_fonts(site):
+    folder = site / "_static" / "mathjax"
+    assert (folder / "tex-chtml.js").exists()
+    assert list(folder.rglob("*.woff"))
+    page = parse(site / "notebooks" / "02_contrastive_training.html")
+    assert any("mathjax/tex-chtml.js" in tag.get("src", "") for tag in page.find_all("script"))
+    assert page.select(".math"), "the loss is derived in formulas"
+
+
+def test_every_internal_link_and_anchor_resolves(site):
+    for path in pages(site):
+        for link in parse(path).find_all("a", href=True):
+            parts = urlparse(link["href"])
+            if parts.scheme or parts.netloc or not (parts.path or parts.fragment):
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert target.exists(), f"{path.relative_to(site)} links to {link['href']}"
+            if parts.fragment and target.suffix == ".html":
+                anchor = unquote(parts.fragment)
+                there = parse(target).find(id=anchor) or parse(target).find(attrs={"name": anchor})
+                assert there or anchor == "top", f"{path.relative_to(site)}: {link['href']}"
+
+
+def test_injected_parameters_are_hidden(site, executed):
+    for notebook in NOTEBOOKS:
+        assert "injected-parameters" in (executed / notebook.name).read_text(encoding="utf-8")
+        page = (site / "notebooks" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+        assert "injected-parameters" not in page
+        assert "# Parameters</span>\n<span" not in page, "papermill's own heading of that cell"
+
+
+def test_every_image_has_alternative_text(site):
+    for path in pages(site):
+        for image in parse(path).find_all("img"):
+            assert image.get("alt", "").strip(), f"{path.relative_to(site)}: {image}"
+
+
+def test_every_page_has_a_language_and_a_title(site):
+    for path in pages(site):
+        page = parse(path)
+        assert page.html.get("lang") == "en", path.relative_to(site)
+        assert page.title.get_text(strip=True), path.relative_to(site)
+
+
+def test_edit_and_launch_links_name_the_source(site):
+    owner_name = urlparse(ADDRESS).path.strip("/")
+    for notebook in NOTEBOOKS:
+        source = f"notebooks/{notebook.name}"
+        page = parse(site / "notebooks" / f"{notebook.stem}.html")
+        links = {a["href"] for a in page.find_all("a", href=True)}
+        assert f"{ADDRESS}/edit/{BRANCH}/{source}" in links
+        colab = f"https://colab.research.google.com/github/{owner_name}/blob/{BRANCH}/{source}"
+        assert colab in links
+        binder = f"https://mybinder.org/v2/gh/{owner_name}/{BRANCH}?urlpath=lab/tree/{source}"
+        assert binder in links
+    for path in [site / "book" / "glossary.html", site / "book" / "api" / "data.html"]:
+        edit = [a["href"] for a in parse(path).find_all("a", href=True) if "/edit/" in a["href"]]
+        (address,) = edit
+        assert (ROOT / address.removeprefix(f"{ADDRESS}/edit/{BRANCH}/")).exists(), address
+
+
+def test_the_answer_to_a_wrong_address_leads_home(site):
+    owner, name = ADDRESS.split("/")[-2:]
+    page = parse(site / "404.html")
+    assert page.find("a")["href"] == f"https://{owner}.github.io/{name}/"
+    assert "{{" not in page.get_text()
+
+
+def test_status_page_lists_each_chapter_with_its_time(site, executed):
+    rows = parse(site / "book" / "status.html").find("table").find_all("tr")[1:]
+    assert len(rows) == len(NOTEBOOKS)
+    for row, notebook in zip(rows, NOTEBOOKS, strict=True):
+        record = json.loads((executed / f"{notebook.stem}.json").read_text(encoding="utf-8"))
+        assert row.find("a")["href"].endswith(f"{notebook.stem}.html")
+        assert str(record["seconds"]) in [cell.get_text(strip=True) for cell in row.find_all("td")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_reference_has_a_section_for_each_module(module, site):
+    entry = f"module-heclip_lite.{module}"
+    having = [p for p in (site / "book" / "api").glob("*.html") if parse(p).find(id=entry)]
+    assert len(having) == 1, f"{module} belongs on one page of book/api/"
+
+
+def test_an_unchanged_site_is_not_built_again(site):
+    written = (site / "index.html").stat().st_mtime_ns
+    command = [sys.executable, "book/tools/build_book.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "site unchanged" in done.stdout, done.stderr
+    assert (site / "index.html").stat().st_mtime_ns == written

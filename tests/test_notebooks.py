@@ -1,0 +1,222 @@
+"""The notebooks: their form in git, and what they leave behind when executed."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from heclip_lite.store import package_hash
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+PROFILES = sorted((ROOT / "notebooks" / "params").glob("*.yml"))
+CHAPTERS = ["00_start_here", "01_data", "02_contrastive_training", "03_imputation"]
+# Each chapter's level-two headings begin with these words, in this order.
+SKELETON = [
+    "Objectives",
+    "Prerequisites",
+    "Why",
+    "Build",
+    "Result",
+    "Pitfalls",
+    "Exercises",
+    "Take-aways",
+    "Next",
+]
+LARGEST_FIGURE = 200_000  # bytes
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def tagged(notebook: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def declared(path: Path) -> dict:
+    """Names and default values in the cell tagged `parameters`."""
+    (cell,) = tagged(read(path), "parameters")
+    return {
+        target.id: ast.literal_eval(line.value)
+        for line in ast.parse(cell.source).body
+        for target in line.targets
+    }
+
+
+# As they lie in git
+
+
+def test_the_chapters_are_there():
+    assert [path.stem for path in NOTEBOOKS][:4] == CHAPTERS
+
+
+@each_notebook
+def test_source_holds_no_outputs_and_names_its_kernel(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    for cell in notebook.cells:
+        assert cell.cell_type != "code" or (not cell.outputs and cell.execution_count is None)
+
+
+@each_notebook
+def test_parameters_are_few_commented_scalars(path):
+    values = declared(path)
+    assert {"DATA", "PROFILE", "SEED", "WORKSPACE"} <= values.keys()
+    assert len(values) <= 8
+    assert all(isinstance(value, str | int | float | bool) for value in values.values())
+    assert values["DATA"] == "synthetic" and values["PROFILE"] == "fast", "defaults are fast"
+    (cell,) = tagged(read(path), "parameters")
+    assert all("#" in line for line in cell.source.splitlines() if "=" in line.split("#")[0])
+
+
+@each_notebook
+def test_headings_follow_the_skeleton(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1, "one title"
+    headings = re.findall(r"^## (.+)", text, re.MULTILINE)
+    found = [next((i for i, h in enumerate(headings) if h.startswith(w)), None) for w in SKELETON]
+    missing = [word for word, place in zip(SKELETON, found, strict=True) if place is None]
+    assert not missing, f"no heading begins with {missing}; there are {headings}"
+    assert found == sorted(found), f"out of order: {headings}"
+
+
+@each_notebook
+def test_installs_the_package_on_colab_in_its_first_code_cell(path):
+    address = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"][
+        "url"
+    ]
+    first = next(cell for cell in read(path).cells if cell.cell_type == "code")
+    assert '"google.colab" in sys.modules' in first.source
+    assert f"git+{address}" in first.source
+
+
+@each_notebook
+def test_solutions_are_folded_on_the_site_and_in_jupyterlab(path):
+    for cell in tagged(read(path), "solution"):
+        assert "hide-cell" in cell.metadata.tags
+        assert cell.metadata.get("jupyter", {}).get("source_hidden") is True
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_profiles_set_only_what_notebooks_declare(path):
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    own = values.pop("notebooks", None) or {}
+    known = {notebook.stem: set(declared(notebook)) for notebook in NOTEBOOKS}
+    assert set(values) <= set().union(*known.values()), "a name that no chapter has"
+    for stem, names in own.items():
+        assert set(names) <= known[stem], f"{stem} has no such parameter"
+
+
+@pytest.mark.parametrize("name", ["synthetic_fast", "synthetic_full", "her2st_fast", "her2st_full"])
+def test_profile_exists(name):
+    assert ROOT / "notebooks" / "params" / f"{name}.yml" in PROFILES
+
+
+def test_unknown_profile_is_refused_with_what_there_is():
+    command = [sys.executable, "book/tools/build_book.py", "--data", "mouse", "--profile", "slow"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "DATA=mouse PROFILE=slow" in done.stderr and "DATA=synthetic PROFILE=fast" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# As executed on the synthetic tissue
+
+
+@each_notebook
+def test_executed_without_error_or_warning(path, executed):
+    notebook = read(executed / path.name)
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        assert cell.execution_count, f"not executed:\n{cell.source}"
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert "Warning:" not in output.get("text", ""), output.text
+
+
+@each_notebook
+def test_figures_have_alternative_text_caption_and_a_modest_size(path, executed):
+    for cell in read(executed / path.name).cells:
+        for output in cell.get("outputs", []):
+            png = output.get("data", {}).get("image/png")
+            if png is None:
+                continue
+            notes = cell.metadata.get("mystnb", {})
+            assert notes.get("image", {}).get("alt", "").strip(), f"no alt text:\n{cell.source}"
+            assert notes.get("figure", {}).get("caption", "").strip(), f"no caption:\n{cell.source}"
+            assert len(base64.b64decode(png)) < LARGEST_FIGURE, f"too large:\n{cell.source}"
+
+
+def check_result(path: Path, data: str) -> dict:
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result["data"] == data
+    assert result["sections"] and all(spots > 0 for spots in result["sections"].values())
+    assert result["seconds"] > 0
+    assert result["device"] in {"cpu", "cuda", "mps"}
+    assert {"python", "torch", "numpy", "anndata"} <= result["versions"].keys()
+    assert result["package_hash"] == package_hash()
+    return result
+
+
+@each_notebook
+def test_leaves_a_result(path, executed):
+    (result,) = (executed / "results").glob(f"{path.stem[:2]}_*.json")
+    check_result(result, "synthetic")
+
+
+def test_executions_are_recorded_and_used_again(executed):
+    written = {path: (executed / path.name).stat().st_mtime_ns for path in NOTEBOOKS}
+    command = [sys.executable, "book/tools/build_book.py", "--notebooks-only"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    for path in NOTEBOOKS:
+        record = json.loads((executed / f"{path.stem}.json").read_text(encoding="utf-8"))
+        assert record["seconds"] > 0 and record["data"] == "synthetic"
+        assert f"{path.stem} ... unchanged since {record['finished']}" in done.stdout, done.stderr
+        assert (executed / path.name).stat().st_mtime_ns == written[path]
+
+
+# On real slides
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_runs_on_real_slides(her2st_dir):
+    command = [sys.executable, "book/tools/build_book.py", "--data", "her2st", "--notebooks-only"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    spots = {}
+    for path in (ROOT / "_build" / "notebooks" / "her2st_fast" / "results").glob("*.json"):
+        spots |= check_result(path, "her2st")["sections"]
+    assert spots["C6"] == 178
+
+
+@pytest.mark.slow
+def test_missing_slides_without_a_network_are_named(tmp_path):
+    nowhere = "http://127.0.0.1:9"  # nothing listens there
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere)
+    command = [sys.executable, "book/tools/build_book.py", "--data", "her2st", "--notebooks-only"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **proxies, "HECLIP_LITE_DATA": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    assert "HECLIP_LITE_DATA" in done.stderr and str(tmp_path) in done.stderr
