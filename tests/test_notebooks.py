@@ -135,6 +135,18 @@ def test_unknown_profile_is_refused_with_what_there_is():
     assert "Traceback" not in done.stderr
 
 
+def test_a_relative_data_folder_holds_for_kernels_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "tools")
+    from settings import notebook_environment
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HECLIP_LITE_DATA", "slides")
+    with notebook_environment():
+        assert os.environ["HECLIP_LITE_DATA"] == str(tmp_path / "slides")
+        assert Path(os.environ["HECLIP_LITE_CACHE"]).is_absolute()
+    assert os.environ["HECLIP_LITE_DATA"] == "slides"
+
+
 # As executed on the synthetic tissue
 
 

@@ -36,12 +36,14 @@ from heclip_lite.store import content_key, package_hash, write_json
 
 def input_key(notebook: Path, data: str, profile: str) -> str:
     """Key of everything that decides what `notebook` shows."""
+    real = data != "synthetic" and os.environ.get("HECLIP_LITE_DATA")
+    slides = str(Path(real).expanduser().absolute()) if real else ""
     return content_key(
         notebook.read_bytes(),
         profile_path(data, profile).read_bytes(),
         (ROOT / "requirements.txt").read_bytes(),
         package_hash(),
-        [data, profile, os.environ.get("HECLIP_LITE_DATA", ""), platform.python_version()],
+        [data, profile, slides, platform.python_version()],
     )
 
 

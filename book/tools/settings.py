@@ -48,15 +48,21 @@ def parameters(data: str, profile: str, notebook: str) -> dict:
 
 @contextmanager
 def notebook_environment() -> Iterator[None]:
-    """Set what a notebook's kernel inherits; what the user has set already stays."""
-    values = {"HECLIP_LITE_CACHE": str(BUILD / "cache"), "PYTHONHASHSEED": "0"}
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
+    """Set what a notebook's kernel inherits; what the user has set already stays.
+
+    A kernel runs in the folder of the notebooks, so relative folders are made absolute first.
+    """
+    before = dict(os.environ)
+    os.environ.setdefault("HECLIP_LITE_CACHE", str(BUILD / "cache"))
+    os.environ.setdefault("PYTHONHASHSEED", "0")
+    for name in ("HECLIP_LITE_DATA", "HECLIP_LITE_CACHE"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
     try:
         yield
     finally:
-        for name in added:
-            del os.environ[name]
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def shown(path: Path) -> str:
