@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
 
@@ -11,7 +12,7 @@ from anndata import AnnData
 from heclip_lite import genes, sections
 
 
-class Method:
+class Method(ABC):
     """A way to predict expression: subclass it and write ``_fit`` and ``_predict``.
 
     Attributes
@@ -81,8 +82,10 @@ class Method:
     def _expression(self, training: Sequence[AnnData]) -> list[np.ndarray]:
         return [genes.expression(section, self.panel) for section in training]
 
+    @abstractmethod
     def _fit(self, training: list[AnnData]) -> None:
-        raise NotImplementedError(f"{type(self).__name__} must define _fit(training).")
+        """Learn from checked training sections; the panel is set."""
 
+    @abstractmethod
     def _predict(self, section: AnnData) -> np.ndarray:
-        raise NotImplementedError(f"{type(self).__name__} must define _predict(section).")
+        """(spots, genes) for one section, which may hold no counts."""
