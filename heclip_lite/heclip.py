@@ -93,8 +93,7 @@ class HECLIP(Method):
         **options: Any,
     ) -> Self:
         """HECLIP as its released ``hvg`` code has it: the image head projects into gene space."""
-        made = cls(image, config.Contrast(), config.Decode(), settings, **options)
-        return made._marked(image, settings)
+        return cls(image, config.Contrast(), config.Decode(), settings, **options)._marked()
 
     @classmethod
     def reference_heg(
@@ -105,8 +104,7 @@ class HECLIP(Method):
     ) -> Self:
         """HECLIP as its released ``heg`` code has it: both sides are projected to 256."""
         contrast = config.Contrast(head="projection", dim=256)
-        made = cls(image, contrast, config.Decode(), settings, **options)
-        return made._marked(image, settings)
+        return cls(image, contrast, config.Decode(), settings, **options)._marked()
 
     @classmethod
     def recommended(
@@ -128,10 +126,12 @@ class HECLIP(Method):
         decode = config.Decode(k=None, weights=0.1, rank=contrast.rank)
         return cls(image, contrast, decode, settings, members=members, **options)
 
-    def _marked(self, image: config.PatchInput, settings: config.Training) -> Self:
-        full = replace(image, width_um=PUBLISHED_IMAGE.width_um) == PUBLISHED_IMAGE
-        same = replace(settings, seed=0, device="auto", precision="auto") == PUBLISHED_TRAINING
-        self.setting = "published" if full and same else "reduced"
+    def _marked(self) -> Self:
+        """Say whether a reference recipe runs in full."""
+        image = replace(self.image, width_um=PUBLISHED_IMAGE.width_um)
+        settings = replace(self.settings, seed=0, device="auto", precision="auto")
+        full = (image, settings) == (PUBLISHED_IMAGE, PUBLISHED_TRAINING)
+        self.setting = "published" if full else "reduced"
         return self
 
     def with_seed(self, seed: int) -> Self:

@@ -66,6 +66,7 @@ def retrieve(query: Any, reference: Any, *, k: int) -> Any:
 
     Examples
     --------
+    >>> import numpy as np
     >>> retrieve(np.eye(2), np.array([[1.0, 0.1], [0.0, 1.0], [1.0, 0.0]]), k=2)
     array([[2, 0],
            [1, 0]])
