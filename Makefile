@@ -8,7 +8,11 @@ PROFILE ?= fast
 VENV := .venv/bin/python
 BUILD := $(VENV) book/tools/build_book.py --data $(DATA) --profile $(PROFILE)
 
-.PHONY: help setup book lab test test-all benchmark-speed cover lint lock clean clean-all
+QUICK ?=
+quick = $(if $(filter-out 0,$(QUICK)),--quick)
+
+.PHONY: help setup book lab test test-all benchmark-speed benchmark-metrics tune contest ledger \
+  ablations cover lint lock clean clean-all
 
 help:
 	@echo "make book             run the notebooks and build the site: _build/html/index.html"
@@ -16,6 +20,10 @@ help:
 	@echo "make test             run the tests"
 	@echo "make test-all         run the slow and the browser tests too"
 	@echo "make benchmark-speed  compare our training step with a plain PyTorch loop"
+	@echo "make benchmark-metrics  compare our metrics and bootstrap with plain loops"
+	@echo "make contest      every method on real slides; also: make ledger, make ablations"
+	@echo "                  (DATA=her2st; at most 2 hours on two cores; QUICK=1: 20 minutes)"
+	@echo "make tune         choose recipes by inner validation; writes book/results/tried.csv"
 	@echo "make cover            draw the picture on the first page anew"
 	@echo "make lint             check style, spelling and that notebooks hold no outputs"
 	@echo "make lock             resolve requirements.txt anew (needs uv)"
@@ -43,6 +51,21 @@ test-all: setup
 
 benchmark-speed: setup
 	$(VENV) book/tools/benchmark_speed.py
+
+benchmark-metrics: setup
+	$(VENV) book/tools/benchmark_metrics.py
+
+tune: setup
+	$(VENV) book/tools/tune.py
+
+contest: setup
+	$(VENV) book/tools/run_contest.py --data $(DATA) $(quick)
+
+ledger: setup
+	$(VENV) book/tools/run_ledger.py --data $(DATA) $(quick)
+
+ablations: setup
+	$(VENV) book/tools/run_ablations.py --data $(DATA) $(quick)
 
 cover: setup
 	$(VENV) book/tools/make_cover.py

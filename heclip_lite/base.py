@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
@@ -22,10 +22,14 @@ class Method(ABC):
     setting
         ``"published"`` for a published recipe run in full, ``"reduced"`` for a published recipe
         run smaller, ``"ours"`` for everything else.
+    correct
+        Changes the training expression, one array (spots, genes) per section, before anything is
+        learnt from it, such as a batch correction; None leaves it as measured.
     """
 
     panel: genes.GenePanel | None = None
     setting: str = "ours"
+    correct: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
     _fitted: bool = False
 
     @property
@@ -80,7 +84,9 @@ class Method(ABC):
             raise RuntimeError(f"{type(self).__name__} is not fitted yet; call fit first.")
 
     def _expression(self, training: Sequence[AnnData]) -> list[np.ndarray]:
-        return [genes.expression(section, self.panel) for section in training]
+        """Training expression of the panel's genes: the one place where methods read it."""
+        measured = [genes.expression(section, self.panel) for section in training]
+        return measured if self.correct is None else self.correct(measured)
 
     @abstractmethod
     def _fit(self, training: list[AnnData]) -> None:
@@ -89,3 +95,43 @@ class Method(ABC):
     @abstractmethod
     def _predict(self, section: AnnData) -> np.ndarray:
         """(spots, genes) for one section, which may hold no counts."""
+
+
+class Oracle(Method):
+    """Something that is told a part of what it should predict: a yardstick, never a contestant.
+
+    Attributes
+    ----------
+    reveals
+        What it is told of the held-out section: ``"depth"``, the total count of each spot (spots,);
+        or ``"expression"``, the measured log1p expression (spots, genes) in the panel's order.
+    """
+
+    reveals: str
+
+    def predict(self, section: AnnData, revealed: np.ndarray) -> np.ndarray:
+        """Predict one section from what is revealed of it.
+
+        Returns
+        -------
+        ndarray, float32, (spots, genes)
+
+        Raises
+        ------
+        RuntimeError
+            If the oracle was not fitted.
+        ValueError
+            If what is revealed has another shape.
+        """
+        self._check_fitted()
+        wanted = (section.n_obs,) if self.reveals == "depth" else (section.n_obs, len(self.genes))
+        if np.shape(revealed) != wanted:
+            raise ValueError(
+                f"{type(self).__name__} is told the {self.reveals} of {section.n_obs} spots: "
+                f"shape {wanted}, but got {np.shape(revealed)}."
+            )
+        return np.asarray(self._predict(section, revealed), dtype=np.float32)
+
+    @abstractmethod
+    def _predict(self, section: AnnData, revealed: np.ndarray) -> np.ndarray:
+        """(spots, genes) for one section."""

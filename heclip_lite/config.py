@@ -95,16 +95,20 @@ class MapInput:
         The frozen encoder that runs over the slide.
     um_per_px
         Scales at which it runs, micrometres per pixel.
-    widths
-        Standard deviations of the Gaussian pooling windows, in spot pitches.
+    widths_um
+        Standard deviations of the Gaussian pooling windows, micrometres.
     components
         Kernel principal components kept of all pooled features.
+    stain
+        ``"none"``, or bring the slide's stain to a fixed one first: ``"reinhard"`` or
+        ``"macenko"`` (see :mod:`heclip_lite.stain`).
     """
 
     encoder: Encoder = Encoder()
     um_per_px: tuple[float, ...] = (2.74, 1.37, 0.69)
-    widths: tuple[float, ...] = (0.22, 0.5, 1.0, 2.0)
+    widths_um: tuple[float, ...] = (44.0, 100.0, 200.0, 400.0)
     components: int = 128
+    stain: str = "none"
 
     def __post_init__(self) -> None:
         _check(
@@ -112,8 +116,39 @@ class MapInput:
             f"um_per_px is {self.um_per_px}; give one or more scales above 0.",
         )
         _check(
-            len(self.widths) > 0 and all(w > 0 for w in self.widths),
-            f"widths is {self.widths}; give one or more widths above 0.",
+            len(self.widths_um) > 0 and all(w > 0 for w in self.widths_um),
+            f"widths_um is {self.widths_um}; give one or more widths above 0.",
+        )
+        _check(self.components >= 2, f"components is {self.components}; keep 2 or more.")
+        _check(
+            self.stain in ("none", "reinhard", "macenko"),
+            f"stain is {self.stain!r}; use 'none', 'reinhard' or 'macenko'.",
+        )
+
+
+@dataclass(frozen=True)
+class AppearanceInput:
+    """Colour, stain and nuclei around each point, measured without any network.
+
+    Attributes
+    ----------
+    um_per_px
+        Scale at which nuclei are looked for, micrometres per pixel.
+    widths_um
+        Standard deviations of the Gaussian windows that these are pooled with, micrometres.
+    components
+        Kernel principal components kept, where a method needs them.
+    """
+
+    um_per_px: float = 2.0
+    widths_um: tuple[float, ...] = (50.0, 150.0, 400.0)
+    components: int = 64
+
+    def __post_init__(self) -> None:
+        _check(self.um_per_px > 0, f"um_per_px is {self.um_per_px}; it must be above 0.")
+        _check(
+            len(self.widths_um) > 0 and all(w > 0 for w in self.widths_um),
+            f"widths_um is {self.widths_um}; give one or more widths above 0.",
         )
         _check(self.components >= 2, f"components is {self.components}; keep 2 or more.")
 
@@ -247,7 +282,8 @@ def as_dict(config: Any) -> dict[str, Any]:
     return {key: dict(v) if isinstance(v, Mapping) else v for key, v in values.items()}
 
 
-INPUTS = {"PatchInput": PatchInput, "MapInput": MapInput}
+INPUTS = {kind.__name__: kind for kind in (PatchInput, MapInput, AppearanceInput)}
+Input = PatchInput | MapInput | AppearanceInput
 
 
 def from_dict(kind: type, values: Mapping[str, Any]) -> Any:

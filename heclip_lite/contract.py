@@ -107,6 +107,21 @@ def image_key(adata: AnnData) -> str:
     return content_key(source, masks, list(background_of(adata)) if masks else None)
 
 
+def section_key(adata: AnnData) -> str:
+    """Key of all that methods can learn from a section: image, scale, places, counts, names."""
+    counts = sparse.csr_matrix(adata.X, copy=True) if adata.X is not None else sparse.csr_matrix(())
+    counts.sort_indices()
+    return content_key(
+        image_key(adata),
+        [name_of(adata), donor_of(adata), um_per_px(adata), list(background_of(adata))],
+        np.asarray(adata.obsm["spatial"]),
+        list(adata.var_names),
+        counts.data,
+        counts.indices,
+        counts.indptr,
+    )
+
+
 def common_genes(sections: Sequence[AnnData]) -> list[str]:
     """Genes that all sections hold, in the order of the first section."""
     shared = set.intersection(*(set(s.var_names) for s in sections))

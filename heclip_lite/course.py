@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from anndata import AnnData
 
 from heclip_lite import config, evaluation, runtime, sections, store
@@ -242,6 +243,31 @@ def start(
         ),
         started=started,
     )
+
+
+def published(name: str, folder: str | Path = "../book/results") -> tuple[pd.DataFrame, dict]:
+    """A committed table of measured results, and the record of how it was made.
+
+    Parameters
+    ----------
+    name
+        File name without ending, such as ``"contest_her2st"``.
+    folder
+        Where the tables lie.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such table.
+    """
+    path = Path(folder) / f"{name}.csv"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no {path.resolve()}. The tables are part of the repository, under "
+            "book/results: run the notebook there, or set PUBLISHED to a copy of that folder."
+        )
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return pd.read_csv(path), record
 
 
 def _claim(workspace: Path, data: str) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from heclip_lite import config, patches, runtime, sections, store
+from heclip_lite import config, patches, runtime, sections, stain, store
 
 TILE, HALO = 1024, 128  # pixels of a map computed at once, and of overlap around them
 POINTS = 256  # points pooled at once
@@ -165,20 +165,41 @@ def fingerprint(settings: config.Encoder) -> str:
 
 @torch.inference_mode()
 def patch_vectors(
-    section: AnnData, settings: config.PatchInput, *, batch_size: int = 128, device: str = "auto"
+    section: AnnData,
+    settings: config.PatchInput,
+    points: np.ndarray | None = None,
+    *,
+    batch_size: int = 128,
+    device: str = "auto",
 ) -> np.ndarray:
-    """One vector per spot from a frozen encoder, kept on disk by content.
+    """One vector per point from a frozen encoder, kept on disk by content.
+
+    Parameters
+    ----------
+    section
+        Where to look; only its image, scale and spot positions are used.
+    settings
+        Encoder, width and size of the patches.
+    points
+        (points, 2), pixels of the full-resolution image; the spots by default.
+    batch_size
+        Patches encoded at once.
+    device
+        Where the encoder runs.
 
     Returns
     -------
-    ndarray, float32, (spots, features)
+    ndarray, float32, (points, features)
     """
+    points = section.obsm["spatial"] if points is None else np.asarray(points, float)
 
     def compute() -> np.ndarray:
         runtime.keep_large_blocks()
         where = runtime.pick_device(device)
         encoder = ImageEncoder(settings.encoder).eval().to(where)
-        pixels = patches.cut_patches(section, width_um=settings.width_um, size=settings.size)
+        pixels = patches.cut_patches(
+            section, width_um=settings.width_um, size=settings.size, points=points
+        )
         batches = torch.from_numpy(pixels).split(batch_size)
         name = sections.name_of(section)
         shown = tqdm(batches, desc=f"encode {name}", leave=False, disable=len(batches) < 8)
@@ -186,7 +207,7 @@ def patch_vectors(
 
     key = store.content_key(
         sections.image_key(section),
-        section.obsm["spatial"],
+        points,
         sections.um_per_px(section),
         fingerprint(settings.encoder),
         [settings.width_um, settings.size],
@@ -227,14 +248,14 @@ def pooled_features(
     """
     spots = section.obsm["spatial"]
     points = spots if points is None else np.asarray(points, float)
-    pitch = sections.spot_pitch_um(section)
-    widths = [width * pitch for width in settings.widths]
+    widths = settings.widths_um
     key = store.content_key(
         sections.image_key(section),
         points,
         sections.um_per_px(section),
         fingerprint(settings.encoder),
-        [list(settings.um_per_px), widths],
+        [list(settings.um_per_px), list(widths)],
+        *([settings.stain] if settings.stain != "none" else []),
     )
     sizes: list[int] = []
     encoder = ImageEncoder(settings.encoder).eval()
@@ -251,11 +272,13 @@ def pooled_features(
             zoom = sections.um_per_px(section) / scale
             size = [max(32, round(side * zoom)) for side in image.size]
             small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
+            if settings.stain != "none":
+                small = stain.estimate(section, settings.stain).apply(small)
             levels = [(stride, channels) for _, stride, channels in encoder.map_levels()]
             for (stride, _), level in zip(levels, _slide_maps(small, encoder, where), strict=True):
                 centres = points * [size[0] / image.width, size[1] / image.height] / stride
                 for width in widths:
-                    blocks += _pool(level, centres, width / scale / stride, spread=stride < 32)
+                    blocks += pool(level, centres, width / scale / stride, spread=stride < 32)
         return np.concatenate(blocks, axis=1)
 
     values = store.cached_array("pooled", key, compute)
@@ -296,7 +319,7 @@ def _corners(height: int, width: int) -> Iterator[tuple[int, int]]:
 
 
 @torch.inference_mode()
-def _pool(level: Tensor, centres: np.ndarray, sigma: float, *, spread: bool) -> list[np.ndarray]:
+def pool(level: Tensor, centres: np.ndarray, sigma: float, *, spread: bool) -> list[np.ndarray]:
     """Gaussian mean, and standard deviation if `spread`, of a map (channels, h, w) around points.
 
     `centres` (points, 2) are x and y in cells, with cell i covering i to i + 1.

@@ -63,6 +63,19 @@ class GenePanel:
             raise ValueError(f"The panel has no gene set {name!r}. It has {', '.join(self.sets)}.")
         return pd.Index(self.genes).get_indexer(list(self.sets[name]))
 
+    def with_set(self, name: str, genes: Sequence[str]) -> GenePanel:
+        """Return this panel with one more gene set, whose genes join the panel.
+
+        Raises
+        ------
+        ValueError
+            If the set is empty or names a gene twice.
+        """
+        if len(set(genes)) != len(genes):
+            raise ValueError(f"Gene set {name!r} names a gene twice. Name each gene once.")
+        every = tuple(dict.fromkeys([*self.genes, *genes]))
+        return GenePanel(every, {**self.sets, name: tuple(genes)})
+
     def to_dict(self) -> dict:
         """Write the panel as plain lists, ready for JSON."""
         return {"genes": list(self.genes), "sets": {k: list(v) for k, v in self.sets.items()}}
@@ -283,14 +296,20 @@ def morans_i(section: AnnData, values: np.ndarray) -> np.ndarray:
     ndarray, (columns,); 0 where a column is constant.
     """
     from scanpy.metrics import morans_i as scanpy_morans_i
-    from sklearn.neighbors import radius_neighbors_graph
     from sklearn.preprocessing import normalize
 
-    reach = _NEIGHBOUR_PITCHES * spot_pitch_um(section) / um_per_px(section)
     columns = np.ascontiguousarray(values.T)  # (columns, spots)
     varies = columns.max(axis=1) > columns.min(axis=1)
     score = np.zeros(len(columns))
     if varies.any():
-        graph = radius_neighbors_graph(section.obsm["spatial"], reach)
-        score[varies] = scanpy_morans_i(normalize(graph, norm="l1"), columns[varies])
+        graph = normalize(neighbour_graph(section), norm="l1")
+        score[varies] = scanpy_morans_i(graph, columns[varies])
     return score
+
+
+def neighbour_graph(section: AnnData) -> sparse.csr_matrix:
+    """Which spots lie next to one another on the lattice: (spots, spots), 0 or 1."""
+    from sklearn.neighbors import radius_neighbors_graph
+
+    reach = _NEIGHBOUR_PITCHES * spot_pitch_um(section) / um_per_px(section)
+    return radius_neighbors_graph(section.obsm["spatial"], reach)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from heclip_lite import (
     config,
     encoders,
+    features,
     genes,
     networks,
     patches,
@@ -51,7 +53,8 @@ class HECLIP(Method):
     Parameters
     ----------
     image
-        What the image side sees: patches (with an encoder trained or frozen) or feature maps.
+        What the image side sees: patches (with an encoder trained or frozen), feature maps, or
+        colour and nuclei.
     contrast
         Loss, temperature and the spot side.
     decode
@@ -71,7 +74,7 @@ class HECLIP(Method):
 
     def __init__(
         self,
-        image: config.PatchInput | config.MapInput,
+        image: config.Input,
         contrast: config.Contrast,
         decode: config.Decode,
         settings: config.Training,
@@ -136,15 +139,10 @@ class HECLIP(Method):
 
     def with_seed(self, seed: int) -> Self:
         """The same recipe with other seeds of order, weights and dropout."""
-        made = type(self)(
-            self.image,
-            self.contrast,
-            self.decode,
-            replace(self.settings, seed=seed),
-            members=self.members,
-            checkpoint=None if self.checkpoint is None else self.checkpoint / f"seed-{seed}",
-        )
-        made.setting, made.panel = self.setting, self.panel
+        made = copy.copy(self)
+        made.settings = replace(self.settings, seed=seed)
+        if self.checkpoint is not None:
+            made.checkpoint = self.checkpoint / f"seed-{seed}"
         return made
 
     @property
@@ -167,10 +165,10 @@ class HECLIP(Method):
                 f"k is {self.decode.k}, but there are only {spots} training spots to retrieve; "
                 "lower Decode.k."
             )
-        if isinstance(self.image, config.MapInput) and self.image.components >= spots:
+        if not isinstance(self.image, config.PatchInput) and self.image.components >= spots:
             raise ValueError(
                 f"{self.image.components} components need more than {spots} training spots; "
-                "lower MapInput.components."
+                f"lower {type(self.image).__name__}.components."
             )
 
     def _fit(self, training_sections: list[AnnData]) -> None:
@@ -228,26 +226,24 @@ class HECLIP(Method):
             self.targets = ExpressionComponents(self.contrast.rank).fit(expression, moran)
         if self.decode.rank is not None:
             self.smoother = ExpressionComponents(self.decode.rank).fit(expression, moran)
-        if isinstance(self.image, config.MapInput):
-            blocks = [
-                encoders.pooled_features(section, self.image, device=self.settings.device)
-                for section in training_sections
-            ]
+        if not isinstance(self.image, config.PatchInput):
+            blocks = [self._blocks(section) for section in training_sections]
             stacked = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
             self.kernel = KernelComponents(self.image.components).fit(stacked)
 
     def _images(self, section: AnnData) -> Tensor:
-        """What the image side takes: uint8 patches, or float features."""
-        if isinstance(self.image, config.MapInput):
-            blocks = encoders.pooled_features(section, self.image, device=self.settings.device)
-            return torch.from_numpy(self.kernel.transform(blocks))
+        """What the image side takes: uint8 patches, or float features of a frozen description."""
         if self._encodes:
             return torch.from_numpy(
                 patches.cut_patches(section, width_um=self.image.width_um, size=self.image.size)
             )
-        return torch.from_numpy(
-            encoders.patch_vectors(section, self.image, device=self.settings.device)
-        )
+        blocks = self._blocks(section)
+        if isinstance(self.image, config.PatchInput):
+            return torch.from_numpy(blocks[0])
+        return torch.from_numpy(self.kernel.transform(blocks))
+
+    def _blocks(self, section: AnnData) -> list[np.ndarray]:
+        return features.describe(section, self.image, device=self.settings.device)
 
     def _spots(self, expression: np.ndarray) -> np.ndarray:
         if self.contrast.spot_side == "components":
@@ -434,7 +430,9 @@ class HECLIP(Method):
                 "Train on this panel, or predict with the saved one."
             )
         (kind, image), *_ = record["image"].items()
-        made = cls(
+        made = cls.__new__(cls)
+        HECLIP.__init__(
+            made,
             config.from_dict(config.INPUTS[kind], image),
             config.from_dict(config.Contrast, record["contrast"]),
             config.from_dict(config.Decode, record["decode"]),

@@ -33,6 +33,7 @@ from heclip_lite.contract import (
     name_of,
     preview,
     read_image,
+    section_key,
     spot_diameter_um,
     spot_pitch_um,
     um_per_px,
@@ -52,9 +53,11 @@ __all__ = [
     "image_size",
     "make_section",
     "name_of",
+    "piece",
     "preview",
     "read_her2st",
     "read_image",
+    "section_key",
     "spot_diameter_um",
     "spot_pitch_um",
     "um_per_px",
@@ -95,7 +98,7 @@ _KEPT_UNS = {
         "spot_diameter_fullres",
         "microns_per_pixel",
     ],
-    "metadata": ["source_image_path", "masked_regions", "background"],
+    "metadata": ["source_image_path", "masked_regions", "background", "frame"],
 }
 
 
@@ -243,6 +246,36 @@ def hide_expression(adata: AnnData) -> AnnData:
         obsm={"spatial": np.array(adata.obsm["spatial"])},
         uns={"spatial": {name_of(adata): shown}},
     )
+
+
+def piece(section: AnnData, spots: np.ndarray, hidden: Sequence[Box], *, name: str) -> AnnData:
+    """Part of a section: some of its spots, with parts of its slide painted over.
+
+    Parameters
+    ----------
+    section
+        The whole section.
+    spots
+        Mask (spots,) of the spots to keep.
+    hidden
+        Boxes (x0, y0, x1, y1) of the full image that the piece must not show.
+    name
+        Of the piece; its donor stays the same.
+    """
+    part = section[spots].copy()
+    entry = section.uns["spatial"][name_of(section)]
+    metadata = dict(entry.get("metadata", {}))
+    known = np.asarray(metadata.get("masked_regions", ()), dtype=int).reshape(-1, 4).tolist()
+    metadata["masked_regions"] = known + [[int(v) for v in box] for box in hidden]
+    small, scale = preview(section)
+    small = small.copy()
+    images.paint(small, hidden, background_of(section), scale)
+    pictures = {**entry["images"], "hires": small}
+    part.uns = {key: value for key, value in section.uns.items() if key != "spatial"}
+    part.uns["spatial"] = {str(name): {**entry, "images": pictures, "metadata": metadata}}
+    part.obs["section"] = str(name)
+    check_section(part)
+    return part
 
 
 def read_her2st(names: Sequence[str] | None = None) -> list[AnnData]:

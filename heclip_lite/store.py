@@ -6,6 +6,7 @@ so that a killed process never leaves half a result behind.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -120,6 +121,29 @@ def package_hash() -> str:
     folder = Path(__file__).parent
     files = sorted(folder.rglob("*.py"))
     return content_key(*[part for f in files for part in (f.name, f.read_bytes())])[:16]
+
+
+@lru_cache(maxsize=64)
+def code_hash(module: str) -> str:
+    """SHA-256 over the source of a module of this package and of all it imports from it.
+
+    It changes when anything that can change the module's results changes, and only then.
+    """
+    folder, package = Path(__file__).parent, __package__
+    waiting, sources = [module.rpartition(".")[2]], {}
+    while waiting:
+        name = waiting.pop()
+        if name in sources or not (folder / f"{name}.py").exists():
+            continue
+        sources[name] = (folder / f"{name}.py").read_bytes()
+        for node in ast.walk(ast.parse(sources[name])):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package):
+                inside = node.module.removeprefix(package).lstrip(".")
+                waiting += [inside] if inside else [alias.name for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+                waiting += [n.rpartition(".")[2] for n in names if n.startswith(f"{package}.")]
+    return content_key(*[part for name in sorted(sources) for part in (name, sources[name])])
 
 
 def provenance(device: str = "cpu") -> dict:

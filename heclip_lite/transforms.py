@@ -94,12 +94,39 @@ def _z_scores(values: np.ndarray) -> np.ndarray:
     return (values - values.mean(0)) / (values.std(0) + 1e-6)
 
 
-class KernelComponents(_Learnt):
-    """Kernel principal components of pooled feature maps.
+class MeanKernel(_Learnt):
+    """How alike two points look, from 0 to 1, by all blocks of their description.
 
     Each block (one scale, stride, width and statistic) gets a Gaussian kernel whose bandwidth is
     the median distance between training points; the kernels are averaged, so that no block drowns
     the others by its number of channels.
+    """
+
+    def fit(self, blocks: Sequence[np.ndarray]) -> Self:
+        """Fit on the blocks (points, channels) of all training sections, stacked."""
+        from sklearn.metrics import pairwise_distances
+
+        points = len(blocks[0])
+        self.known = np.concatenate(blocks, axis=1)
+        self.edges = np.cumsum([block.shape[1] for block in blocks])[:-1]
+        some = np.linspace(0, points - 1, min(points, 1000)).astype(int)
+        distances = [pairwise_distances(b[some], metric="sqeuclidean") for b in blocks]
+        self.gamma = 1 / np.maximum([np.median(d) for d in distances], 1e-12)
+        return self
+
+    def kernel(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
+        """Mean kernel between new points and the training points, (points, training points)."""
+        from sklearn.metrics.pairwise import rbf_kernel
+
+        known = np.split(self.known, self.edges, axis=1)
+        total = np.zeros((len(blocks[0]), len(self.known)))
+        for new, old, gamma in zip(blocks, known, self.gamma, strict=True):
+            total += rbf_kernel(new, old, gamma)
+        return total / len(known)
+
+
+class KernelComponents(MeanKernel):
+    """Principal components of the mean kernel: a short description of each point.
 
     Parameters
     ----------
@@ -119,7 +146,6 @@ class KernelComponents(_Learnt):
             If there are not more points than components.
         """
         from sklearn.decomposition import KernelPCA
-        from sklearn.metrics import pairwise_distances
 
         points, kept = len(blocks[0]), int(self.components)
         if points <= kept:
@@ -127,11 +153,7 @@ class KernelComponents(_Learnt):
                 f"{kept} components need more than {points} training spots; "
                 "lower MapInput.components."
             )
-        self.known = np.concatenate(blocks, axis=1)
-        self.edges = np.cumsum([block.shape[1] for block in blocks])[:-1]
-        some = np.linspace(0, points - 1, min(points, 1000)).astype(int)
-        distances = [pairwise_distances(b[some], metric="sqeuclidean") for b in blocks]
-        self.gamma = 1 / np.maximum([np.median(d) for d in distances], 1e-12)
+        super().fit(blocks)
         kernel = self.kernel(blocks)
         pca = KernelPCA(kept, kernel="precomputed", random_state=0).fit(kernel)
         self.column_means, self.grand_mean = kernel.mean(0), kernel.mean()
@@ -139,16 +161,6 @@ class KernelComponents(_Learnt):
         self.scale = np.float64(1.0)
         self.scale = self.transform(blocks).std(dtype=np.float64)
         return self
-
-    def kernel(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
-        """Mean kernel between new points and the training points, (points, training points)."""
-        from sklearn.metrics.pairwise import rbf_kernel
-
-        known = np.split(self.known, self.edges, axis=1)
-        total = np.zeros((len(blocks[0]), len(self.known)))
-        for new, old, gamma in zip(blocks, known, self.gamma, strict=True):
-            total += rbf_kernel(new, old, gamma)
-        return total / len(known)
 
     def transform(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
         """Blocks of new points to (points, components), overall unit scale."""

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from heclip_lite import config, encoders, sections, store
 
 SMALL = config.Encoder("test_resnet")
-MAPS = config.MapInput(SMALL, um_per_px=(2.4,), widths=(0.3, 1.0))
+MAPS = config.MapInput(SMALL, um_per_px=(2.4,), widths_um=(20.0, 70.0))
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_pooling_is_a_gaussian_mean_and_deviation(sigma):
     rng = np.random.default_rng(0)
     level = rng.normal(size=(2, 60, 80)).cumsum(1).cumsum(2).astype(np.float32) / 100
     centres = rng.uniform((10, 10), (70, 50), size=(5, 2))
-    mean, spread = encoders._pool(torch.from_numpy(level), centres, sigma, spread=True)
+    mean, spread = encoders.pool(torch.from_numpy(level), centres, sigma, spread=True)
     y, x = np.mgrid[:60, :80] + 0.5
     for point, (cx, cy) in enumerate(centres):
         weight = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2))

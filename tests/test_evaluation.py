@@ -1,69 +1,15 @@
-"""Splits, metrics and the contest."""
+"""The contest: what it withholds, what it scores, what it keeps."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from heclip_lite import evaluation, genes, methods, sections
+from heclip_lite import config, evaluation, genes, methods, sections, store, tissue
+from heclip_lite.base import Oracle
 from heclip_lite.evaluation import Fold
-
-
-def test_leave_one_section_out(small_sections):
-    folds = evaluation.leave_one_out(small_sections, "section")
-    assert [fold.test for fold in folds] == [("P1-1",), ("P1-2",), ("P2-1",), ("P2-2",)]
-    assert folds[0].training == ("P1-2", "P2-1", "P2-2")
-
-
-def test_leave_one_donor_out_keeps_donors_apart(small_sections):
-    folds = evaluation.leave_one_out(small_sections, "donor")
-    first, second = ("P1-1", "P1-2"), ("P2-1", "P2-2")
-    assert folds == [Fold(second, first), Fold(first, second)]
-
-
-def test_impossible_splits_are_named(small_sections):
-    with pytest.raises(ValueError, match=r"only one donor \(P1\)"):
-        evaluation.leave_one_out(small_sections[:2], "donor")
-    with pytest.raises(ValueError, match="unit is 'spot'"):
-        evaluation.leave_one_out(small_sections, "spot")
-    for training, test in (((), ("A",)), (("A",), ()), (("A",), ("A",))):
-        with pytest.raises(ValueError, match="sections on both sides and none on both"):
-            Fold(training, test)
-
-
-def test_pearson_equals_numpy():
-    rng = np.random.default_rng(0)
-    true, predicted = rng.normal(size=(2, 40, 7))
-    wanted = [np.corrcoef(true[:, g], predicted[:, g])[0, 1] for g in range(7)]
-    np.testing.assert_allclose(evaluation.pearson_per_gene(true, predicted), wanted, atol=1e-12)
-
-
-def test_pearson_is_nan_only_where_it_is_undefined():
-    rng = np.random.default_rng(0)
-    true, predicted = rng.normal(size=(2, 20, 4))
-    true[:, 1] = 0.1  # a mean that floats cannot hold exactly
-    predicted[:, 3] = 0.3
-    values = evaluation.pearson_per_gene(true, predicted)
-    np.testing.assert_array_equal(np.isnan(values), [False, True, False, True])
-
-
-def test_metrics_name_what_does_not_fit():
-    ones = np.ones((4, 3))
-    with pytest.raises(ValueError, match=r"\(4, 3\) and predicted \(3, 4\)"):
-        evaluation.pearson_per_gene(ones, ones.T)
-    broken = ones.copy()
-    broken[2, 1] = np.inf
-    with pytest.raises(ValueError, match="predicted is not finite, first at spot 2, gene 1"):
-        evaluation.rmse_per_gene(ones, broken)
-    with pytest.raises(ValueError, match="k is 4, but there are 3 genes"):
-        evaluation.hit_at_k(ones, ones, k=4)
-
-
-def test_the_mean_wins_at_hit_at_k():
-    rng = np.random.default_rng(0)
-    true = rng.normal(size=(50, 30)) + np.linspace(0, 12, 30)
-    flat = np.tile(true.mean(0), (50, 1))
-    assert evaluation.hit_at_k(true, flat, k=5) == 1.0
+from heclip_lite.heclip import HECLIP
 
 
 class Truth:
@@ -93,15 +39,19 @@ def contest(small_sections, entries, split=None, **options):
 def test_contest_scores_the_truth_with_one_and_withholds_counts(small_sections):
     table = contest(small_sections, {"truth": Truth(small_sections)})
     assert list(table.columns) == evaluation.COLUMNS
-    assert table[table.metric == "pearson"].value.to_numpy() == pytest.approx(1)
-    assert table[table.metric == "rmse"].value.to_numpy() == pytest.approx(0)
-    assert set(table.fold) == {"P1-1", "P1-2"} and set(table.split) == {"donor"}
+    for metric in ("pearson", "partial_pearson", "spearman", "ssim", "variance_ratio", "gene_gene"):
+        assert table[table.metric == metric].value.to_numpy() == pytest.approx(1), metric
+    for metric in ("rmse", "js", "moran_gap"):
+        assert table[table.metric == metric].value.to_numpy() == pytest.approx(0, abs=1e-6), metric
+    assert set(table.fold) == {"P1-1", "P1-2", "all"} and set(table.split) == {"donor"}
+    assert set(table[table.fold == "all"].scope) == {"pooled"}
     assert table.groupby("gene_set").n_genes.first()["hvg50"] <= 50
 
 
 def test_contest_tells_serial_sections_from_new_donors(small_sections):
     split = [Fold(("P1-1", "P2-1"), ("P1-2",)), Fold(("P1-1", "P1-2"), ("P2-1",))]
     table = contest(small_sections, {"mean": methods.Mean()}, split)
+    table = table[table.scope == "per_section"]
     assert table.groupby("fold").split.first().to_dict() == {"P1-2": "section", "P2-1": "donor"}
 
 
@@ -112,7 +62,9 @@ def test_a_constant_prediction_scores_zero_and_is_counted(small_sections):
         return values
 
     table = contest(small_sections, {"half": Truth(small_sections, flatten)})
-    row = table[(table.metric == "pearson") & (table.gene_set == "hvg1000")].iloc[0]
+    row = table[
+        (table.metric == "pearson") & (table.gene_set == "hvg1000") & (table.scope == "per_section")
+    ].iloc[0]
     varying = row.n_genes
     assert row.n_constant == 10
     assert row.value == pytest.approx((varying - 10) / varying)
@@ -173,3 +125,176 @@ def test_a_method_that_lacks_genes_is_named(small_sections):
 def test_unknown_sections_of_a_split_are_named(small_sections):
     with pytest.raises(ValueError, match="names section 'P9-1'; there are P1-1, P1-2"):
         contest(small_sections, {"mean": methods.Mean()}, [Fold(("P1-1",), ("P9-1",))])
+
+
+class Counting(methods.Mean):
+    """Counts how often it was fitted."""
+
+    fits = 0
+
+    def __init__(self, shift=0.0):
+        self.shift = shift
+
+    def _fit(self, training):
+        Counting.fits += 1
+        super()._fit(training)
+
+    def _predict(self, section):
+        return super()._predict(section) + self.shift
+
+
+@pytest.fixture
+def counting(tmp_path, monkeypatch):
+    monkeypatch.setattr(Counting, "fits", 0)
+    return tmp_path / "contest"
+
+
+def test_a_contest_computes_nothing_twice(small_sections, counting):
+    split = evaluation.leave_one_out(small_sections, "donor")
+    first = contest(small_sections, {"a": Counting()}, split[:1], folder=counting)
+    assert Counting.fits == 1
+    again = contest(small_sections, {"a": Counting()}, split, folder=counting)
+    assert Counting.fits == 2  # only the second fold is new
+    kept = again[(again.fold != "all") & again.fold.isin(first.fold)]
+    pd.testing.assert_frame_equal(
+        kept.reset_index(drop=True), first[first.fold != "all"].reset_index(drop=True)
+    )
+
+
+@pytest.mark.parametrize("change", ["settings", "data", "code", "damage"])
+def test_a_contest_computes_again_what_has_changed(small_sections, counting, monkeypatch, change):
+    split = evaluation.leave_one_out(small_sections, "donor")[:1]
+    contest(small_sections, {"a": Counting()}, split, folder=counting)
+    entry, given = Counting(), small_sections
+    if change == "settings":
+        entry = Counting(shift=1.0)
+    elif change == "data":
+        given = [s.copy() for s in small_sections]
+        given[2].X[0, 0] += 1
+    elif change == "code":
+        monkeypatch.setattr(store, "package_hash", lambda: "another version")
+    else:
+        (path,) = counting.glob("*.npz")
+        path.write_bytes(path.read_bytes()[:100])
+        with pytest.warns(UserWarning, match="damaged"):
+            contest(given, {"a": entry}, split, folder=counting)
+        assert Counting.fits == 2
+        return
+    contest(given, {"a": entry}, split, folder=counting)
+    assert Counting.fits == 2
+
+
+def test_a_method_that_cannot_be_described_is_computed_each_time(small_sections, counting):
+    split = evaluation.leave_one_out(small_sections, "donor")[:1]
+    for _ in range(2):
+        contest(small_sections, {"a": Counting(shift=np.zeros(1))}, split, folder=counting)
+    assert Counting.fits == 2 and not list(counting.glob("*"))
+
+
+def test_where_a_model_is_kept_does_not_count_as_a_setting():
+    a, b = (
+        HECLIP.recommended(config.MapInput(), checkpoint=folder) for folder in (None, "somewhere")
+    )
+    assert evaluation.describe(a) == evaluation.describe(b)
+    assert evaluation.describe(a) != evaluation.describe(a.with_seed(1))
+
+
+class Peeking(methods.Mean):
+    """Asks for the counts it must not see."""
+
+    def _predict(self, section):
+        return genes.expression(section, self.panel)
+
+
+def test_a_method_that_asks_for_withheld_counts_is_stopped(small_sections):
+    with pytest.raises(ValueError, match="holds no expression; it was hidden"):
+        contest(small_sections, {"peek": Peeking()})
+
+
+class Told(Oracle):
+    """Repeats what it is told."""
+
+    def __init__(self, reveals):
+        self.reveals = reveals
+
+    def _fit(self, training):
+        pass
+
+    def _predict(self, section, revealed):
+        return revealed if revealed.ndim == 2 else np.tile(revealed[:, None], len(self.genes))
+
+
+def test_oracles_are_told_what_they_name_and_no_more(small_sections):
+    table = contest(small_sections, {"all": Told("expression"), "depth": Told("depth")})
+    pearson = table[(table.metric == "pearson") & (table.gene_set == "hvg1000")]
+    assert (pearson[pearson.method == "all"].value > 1 - 1e-6).all()
+    assert (pearson[pearson.method == "depth"].value < 0.9).all()
+    partial = table[(table.metric == "partial_pearson") & (table.method == "depth")]
+    assert (partial.value.abs() < 0.1).all()
+
+
+def test_an_oracle_is_not_told_anything_of_another_shape(small_sections):
+    oracle = Told("depth").fit(small_sections[:1])
+    with pytest.raises(ValueError, match=r"is told the depth of \d+ spots: shape"):
+        oracle.predict(small_sections[1], np.zeros((3, 2)))
+
+
+def test_a_fixed_set_is_the_same_in_every_fold(small_sections):
+    split = evaluation.leave_one_out(small_sections, "section")[:2]
+    fixed = list(small_sections[0].var_names[:7])
+    table = contest(small_sections, {"mean": methods.Mean()}, split, fixed=fixed)
+    rows = table[(table.gene_set == "fixed") & (table.metric == "rmse")]
+    assert (rows.n_genes + rows.n_undefined == 7).all()
+    with pytest.raises(ValueError, match="lacks 1 of 2 genes of the fixed set, first 'NOSUCH'"):
+        contest(small_sections, {"m": methods.Mean()}, fixed=[fixed[0], "NOSUCH"])
+
+
+def test_an_unknown_gene_set_is_named(small_sections):
+    with pytest.raises(ValueError, match="no gene set 'best10'"):
+        contest(small_sections, {"mean": methods.Mean()}, gene_sets=["best10"])
+
+
+def test_a_section_with_other_genes_is_named(small_sections):
+    strange = small_sections[0].copy()
+    names = strange.var_names.tolist()
+    strange.var_names = names[:5] + [f"OTHER{i}" for i in range(len(names) - 5)]
+    split = [Fold(("P2-1", "P2-2"), ("P1-1",))]
+    with pytest.raises(ValueError, match=r"Section 'P1-1' lists only \d+ of the"):
+        contest([strange, *small_sections[1:]], {"mean": methods.Mean()}, split)
+
+
+def test_pooled_spots_are_scored_beside_sections(small_sections):
+    split = evaluation.leave_one_out(small_sections, "section")
+    kept = {}
+    table = contest(small_sections, {"mean": methods.Mean()}, split, predictions=kept)
+    pooled = table[(table.scope == "pooled") & (table.metric == "pearson")]
+    assert (pooled.fold == "all").all()
+    assert pooled.n_spots.iloc[0] == sum(s.n_obs for s in small_sections)
+    fixed = contest(
+        small_sections, {"mean": methods.Mean()}, split, fixed=list(small_sections[0].var_names)
+    )
+    row = fixed[(fixed.scope == "pooled") & (fixed.gene_set == "fixed")]
+    row = row[row.metric == "rmse"].iloc[0]
+    every = genes.GenePanel(tuple(small_sections[0].var_names), {})
+    errors = []
+    for section in small_sections:
+        others = [s for s in small_sections if s is not section]
+        mean = np.concatenate([genes.expression(s, every) for s in others]).mean(0)
+        errors.append(genes.expression(section, every) - mean)
+    wanted = np.sqrt((np.concatenate(errors) ** 2).mean(0))
+    varies = np.ptp(np.concatenate([genes.expression(s, every) for s in small_sections]), 0) > 0
+    assert row.value == pytest.approx(wanted[varies].mean(), rel=1e-5)
+
+
+def test_known_truth_is_scored_beside_the_measured_one(small_sections):
+    def known(section):
+        return tissue.truth(section).expression(section.obsm["spatial"])
+
+    table = contest(small_sections, {"truth": Truth(small_sections)}, known_truth=known)
+    against = table[(table.metric == "pearson_true") & (table.gene_set == "hvg50")].value
+    assert (against > 0.3).all() and (against < 0.99).all()
+
+
+def test_methods_without_randomness_run_once(small_sections):
+    table = contest(small_sections, {"mean": methods.Mean()}, seeds=(0, 1, 2))
+    assert set(table.seed) == {0}

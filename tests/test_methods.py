@@ -11,7 +11,7 @@ import pytest
 from heclip_lite import config, evaluation, genes, methods, sections
 
 ENCODER = config.Encoder("test_resnet")
-MAPS = config.MapInput(ENCODER, um_per_px=(2.4,), widths=(0.5, 1.5), components=32)
+MAPS = config.MapInput(ENCODER, um_per_px=(2.4,), widths_um=(50.0, 150.0), components=32)
 PATCHES = config.PatchInput(replace(ENCODER, colour="bgr", scaling="none"), size=32)
 QUICK = config.Training(epochs=3, batch_size=32, device="cpu")
 
@@ -36,7 +36,7 @@ ALL = [*recipes(), "mean", "position", "ridge", "ridge on patches"]
 def made(name: str) -> methods.Method:
     others = {
         "mean": methods.Mean(),
-        "position": methods.NearestPosition(k=3),
+        "position": methods.Position(),
         "ridge": methods.Ridge(MAPS),
         "ridge on patches": methods.Ridge(replace(PATCHES, trainable=False)),
     }
@@ -200,7 +200,7 @@ def test_early_stopping_judges_by_a_whole_section(small_sections):
         (config.PatchInput, {"width_um": 0}, "width_um is 0"),
         (config.PatchInput, {"size": 8}, "size is 8 px"),
         (config.MapInput, {"um_per_px": ()}, "um_per_px is"),
-        (config.MapInput, {"widths": (1, -1)}, "widths is"),
+        (config.MapInput, {"widths_um": (1, -1)}, "widths_um is"),
         (config.Contrast, {"loss": "siglip"}, "loss is 'siglip'"),
         (config.Contrast, {"head": "mlp"}, "head is 'mlp'"),
         (config.Decode, {"k": 0}, "k is 0"),

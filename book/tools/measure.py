@@ -1,0 +1,63 @@
+"""What the measuring tools share: the slides, the sizes, and work spread over the cores."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import Any
+
+from anndata import AnnData
+from settings import BUILD, notebook_environment
+from tqdm import tqdm
+
+from heclip_lite import backbones, config, course, recipes, sections
+
+SERIAL = ("C2", "C3", "C4", "C5", "C6")  # one donor of her2st, section by section
+TUNED_ON = ("C2", "C3", "C4", "C5")  # where recipes were chosen, by leaving one of them out
+SEEDS = (0, 1, 2)
+
+
+def read(data: str, names: Sequence[str] | None = None) -> list[AnnData]:
+    """Sections of a dataset, all of them unless some are named."""
+    if data == "her2st":
+        return sections.read_her2st(names)
+    found = course.DATASETS[data].read(0)
+    return [s for s in found if names is None or sections.name_of(s) in names]
+
+
+def size_of(data: str) -> recipes.Size:
+    """Inputs and training loops for one dataset."""
+    if data == "her2st":
+        return recipes.Size(maps=config.MapInput(backbones.coral_mobilenet()))
+    return recipes.Size(maps=config.MapInput(um_per_px=(2.74, 1.37)))
+
+
+def spread(work: Callable[..., Any], jobs: Iterable[tuple], *, label: str) -> float:
+    """Call ``work(*job)`` for every job, one process per core; returns the seconds it took.
+
+    Results stay where `work` leaves them: on disk, so that a stopped run goes on.
+    """
+    jobs = list(jobs)
+    started = time.perf_counter()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    environment = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    before = {name: os.environ.get(name) for name in environment}
+    with notebook_environment():
+        os.environ.update(environment)  # inherited by the processes
+        try:
+            with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+                waiting = [pool.submit(work, *job) for job in jobs]
+                for done in tqdm(as_completed(waiting), total=len(jobs), desc=label, unit="job"):
+                    done.result()
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    return time.perf_counter() - started
+
+
+def keep_cache_in_build() -> None:
+    """Keep features and predictions beside the notebooks', unless the user names a place."""
+    os.environ.setdefault("HECLIP_LITE_CACHE", str(BUILD / "cache"))

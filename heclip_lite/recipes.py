@@ -1,0 +1,158 @@
+"""The frozen recipes: every method of the contest by name, in one size.
+
+Settings here were chosen by leaving out training sections among C2 to C5 of her2st;
+``book/results/tried.csv`` lists every configuration that was tried on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from heclip_lite import config
+from heclip_lite.base import Method
+from heclip_lite.methods import (
+    BLEEP,
+    CLIP,
+    HECLIP,
+    Average,
+    DepthOracle,
+    KernelRidge,
+    Mean,
+    MeanColour,
+    NearestNeighbours,
+    NeighbourOracle,
+    OtherGenesOracle,
+    Position,
+    Regression,
+    Ridge,
+    Shuffled,
+    TrainHarmony,
+)
+
+# Genes that textbooks name for breast tissue: epithelium and tumour, receptors, proliferation,
+# stroma, vessels and the immune lineages; those that a tenth of the spots of C2 to C5 detect.
+# Chosen without looking at any other section, so that tables of all splits can share them.
+BREAST_MARKERS = (
+    *("EPCAM", "KRT8", "KRT18", "KRT19", "CDH1", "MUC1", "ERBB2", "AR", "EGFR", "GATA3"),
+    *("XBP1", "FASN", "SCD", "AZGP1", "MKI67", "TOP2A", "COL1A1", "COL1A2", "COL3A1", "FN1"),
+    *("SPARC", "DCN", "LUM", "VIM", "POSTN", "ACTA2", "TAGLN", "PECAM1", "VWF", "PTPRC"),
+    *("CD8A", "CD4", "CD79A", "IGKC", "IGHM", "JCHAIN", "CD74", "HLA-DRA", "LYZ", "CD68", "C1QA"),
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What all methods of a contest share, so that rows differ in their method only.
+
+    Attributes
+    ----------
+    maps
+        Feature maps for everything that rests on frozen features.
+    patches
+        Patches for everything that trains an encoder end to end.
+    end_to_end
+        The training loop of those.
+    heads
+        The training loop of heads on frozen features.
+    members
+        Networks averaged by methods that average.
+    """
+
+    maps: config.MapInput = config.MapInput()
+    patches: config.PatchInput = config.PatchInput()
+    end_to_end: config.Training = config.Training(epochs=15)
+    heads: config.Training = config.Training(epochs=30)
+    members: int = 5
+
+
+def at_one_scale(size: Size, um_per_px: float) -> Size:
+    """The same size for slides that are no finer than `um_per_px`: there and at half of it."""
+    scales = (2 * um_per_px, um_per_px)
+    return replace(size, maps=replace(size.maps, um_per_px=scales))
+
+
+def contestants(size: Size) -> dict[str, Method]:
+    """Methods that see the image only, by name."""
+    recommended = HECLIP.recommended(size.maps, size.heads, members=size.members)
+    kernel_ridge = KernelRidge(size.maps)
+    published = replace(
+        size.patches, encoder=replace(size.patches.encoder, colour="bgr", scaling="none")
+    )
+    return {
+        "heclip_recommended": recommended,
+        "heclip_reference_hvg": HECLIP.reference_hvg(published, size.end_to_end),
+        "heclip_reference_heg": HECLIP.reference_heg(published, size.end_to_end),
+        "bleep": BLEEP(size.patches, size.end_to_end),
+        "clip": CLIP(size.patches, size.end_to_end),
+        "regression": Regression(size.patches, size.end_to_end),
+        "bleep_maps": BLEEP(size.maps, size.heads, members=size.members),
+        "clip_maps": CLIP(size.maps, size.heads, members=size.members),
+        "regression_maps": Regression(size.maps, size.heads, hidden=256, members=size.members),
+        "ridge": Ridge(size.maps),
+        "knn": NearestNeighbours(size.maps),
+        "kernel_ridge": kernel_ridge,
+        "colour": Ridge(config.AppearanceInput()),
+        "average": Average([recommended, kernel_ridge]),
+        "heclip_train_harmony": TrainHarmony(recommended),
+    }
+
+
+def controls(size: Size) -> dict[str, Method]:
+    """What a method has to beat before its result means anything, by name."""
+    encoder = replace(size.maps.encoder, weights="random")
+    return {
+        "mean": Mean(),
+        "position": Position(),
+        "mean_colour": MeanColour(),
+        "random_encoder": Ridge(replace(size.maps, encoder=encoder)),
+        "shuffled": Shuffled(HECLIP.recommended(size.maps, size.heads, members=size.members)),
+    }
+
+
+def oracles() -> dict[str, Method]:
+    """Yardsticks that are told something of the held-out section, by name."""
+    return {
+        "oracle_depth": DepthOracle(),
+        "oracle_neighbours": NeighbourOracle(),
+        "oracle_other_genes": OtherGenesOracle(),
+    }
+
+
+def everyone(size: Size) -> dict[str, Method]:
+    """Contestants, controls and oracles."""
+    return {**contestants(size), **controls(size), **oracles()}
+
+
+def inputs_of(methods: Mapping[str, Method]) -> list[config.Input]:
+    """Every frozen image input that the methods read, each once."""
+    found: list[config.Input] = []
+
+    def look(value: object) -> None:
+        if isinstance(value, config.PatchInput) and value.trainable:
+            return
+        if isinstance(value, config.Input):
+            if value not in found:
+                found.append(value)
+        elif isinstance(value, Method):
+            for inner in vars(value).values():
+                look(inner)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                look(inner)
+
+    for method in methods.values():
+        look(method)
+    return found
+
+
+def kind_of(name: str) -> str:
+    """``"method"``, ``"control"`` or ``"oracle"``, from the name in a table."""
+    if name.startswith("oracle_"):
+        return "oracle"
+    return "control" if name.removesuffix("_one_scale") in _CONTROLS else "method"
+
+
+_CONTROLS: Mapping[str, None] = dict.fromkeys(
+    ("mean", "position", "mean_colour", "random_encoder", "shuffled")
+)

@@ -1,0 +1,210 @@
+"""Direct regression: from the image to every gene at once, without any retrieval.
+
+End to end on patches this is the idea of ST-Net (He et al., 2020); on frozen features only a small
+head is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from anndata import AnnData
+from torch import Tensor, nn
+
+from heclip_lite import config, encoders, features, genes, patches, runtime, training
+from heclip_lite.base import Method
+from heclip_lite.transforms import KernelComponents
+
+LIKELIHOODS = ("gaussian", "poisson", "negative_binomial")
+PER = 1e4  # rates are per ten thousand counts, as log-normalised expression is
+
+
+class Head(nn.Module):
+    """Features to one number per gene, through one hidden layer if it has a width.
+
+    Parameters
+    ----------
+    in_features, out_features
+        Widths of features and genes.
+    start
+        (genes,), what it says before it has learnt anything.
+    hidden
+        Width of the hidden layer; None: none.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, start: np.ndarray, hidden: int | None
+    ) -> None:
+        super().__init__()
+        self.body = nn.Identity()
+        if hidden is not None:
+            self.body = nn.Sequential(nn.Linear(in_features, hidden), nn.GELU(), nn.Dropout(0.1))
+        self.last = nn.Linear(hidden or in_features, out_features)
+        nn.init.zeros_(self.last.weight)
+        self.last.bias.data = torch.as_tensor(start, dtype=torch.float32).clone()
+        # Log of the overdispersion of each gene; only the negative binomial learns it.
+        self.log_overdispersion = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_features) to (batch, genes)."""
+        return self.last(self.body(x))
+
+
+class Regression(Method):
+    """Predict all genes from the image by gradient descent.
+
+    Parameters
+    ----------
+    image
+        Patches (with an encoder trained end to end, or frozen), feature maps, or colour and nuclei.
+    settings
+        The training loop.
+    likelihood
+        ``"gaussian"``: squared error of log1p expression.
+        ``"poisson"``, ``"negative_binomial"``: log likelihood of the raw counts, given each spot's
+        total; the prediction is log1p of the expected counts per ten thousand.
+    hidden
+        Width of a hidden layer; None: a linear head.
+    members
+        Networks trained from different seeds, whose predictions are averaged.
+    checkpoint
+        Folder for the states of the training, from which a stopped `fit` goes on.
+    """
+
+    def __init__(
+        self,
+        image: config.Input,
+        settings: config.Training,
+        *,
+        likelihood: str = "gaussian",
+        hidden: int | None = None,
+        members: int = 1,
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood is {likelihood!r}; use one of {', '.join(LIKELIHOODS)}.")
+        if members < 1 or (hidden is not None and hidden < 1):
+            raise ValueError(f"members={members}, hidden={hidden}: both must be 1 or more.")
+        self.image, self.settings, self.likelihood = image, settings, likelihood
+        self.hidden, self.members = hidden, members
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.setting = "reduced" if self._encodes else "ours"
+
+    def with_seed(self, seed: int) -> Self:
+        """The same with other seeds of order, weights and dropout."""
+        made = copy.copy(self)
+        made.settings = replace(self.settings, seed=seed)
+        if self.checkpoint is not None:
+            made.checkpoint = self.checkpoint / f"seed-{seed}"
+        return made
+
+    @property
+    def _encodes(self) -> bool:
+        return isinstance(self.image, config.PatchInput) and self.image.trainable
+
+    def _fit(self, training_sections: list[AnnData]) -> None:
+        targets, start = self._targets(training_sections)
+        if not isinstance(self.image, config.PatchInput):
+            blocks = [self._blocks(section) for section in training_sections]
+            stacked = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+            self.kernel = KernelComponents(self.image.components).fit(stacked)
+        inputs = torch.cat([self._images(section) for section in training_sections])
+        self.models, self.history = [], []
+        with nullcontext() if self._encodes else runtime.one_thread():
+            for member in range(self.members):
+                seed = self.settings.seed + 1000 * member
+                model = self._build(inputs.shape[-1], start, seed)
+                history = training.train(
+                    model,
+                    (inputs, torch.from_numpy(targets)),
+                    self._objective,
+                    replace(self.settings, seed=seed),
+                    augment=self._encodes and self.image.augment,
+                    checkpoint=self.checkpoint and self.checkpoint / f"member-{member}",
+                    description=f"regression {member + 1}/{self.members}",
+                )
+                self.history.append(history)
+                self.models.append(model.cpu())
+
+    def _targets(self, training_sections: list[AnnData]) -> tuple[np.ndarray, np.ndarray]:
+        """What a batch is held against, float32, and what the head says at first, (genes,).
+
+        Counts carry the spot's total as one more column.
+        """
+        if self.likelihood == "gaussian":
+            targets = np.concatenate(self._expression(training_sections))
+            return targets, targets.mean(0)
+        if self.correct is not None:
+            raise ValueError(
+                f"A {self.likelihood} likelihood needs raw counts, but the training expression is "
+                "corrected; use likelihood='gaussian'."
+            )
+        genes.expression(training_sections[0], self.panel)  # says which genes are missing
+        counts = np.concatenate(
+            [section[:, list(self.genes)].X.toarray() for section in training_sections]
+        )
+        totals = np.concatenate(
+            [np.asarray(section.X.sum(axis=1)).ravel() for section in training_sections]
+        )
+        rate = (counts.sum(0) + 1) / totals.sum()
+        return np.column_stack([counts, totals]).astype(np.float32), np.log(PER * rate)
+
+    def _images(self, section: AnnData) -> Tensor:
+        if self._encodes:
+            return torch.from_numpy(
+                patches.cut_patches(section, width_um=self.image.width_um, size=self.image.size)
+            )
+        blocks = self._blocks(section)
+        if isinstance(self.image, config.PatchInput):
+            return torch.from_numpy(blocks[0])
+        return torch.from_numpy(self.kernel.transform(blocks))
+
+    def _blocks(self, section: AnnData) -> list[np.ndarray]:
+        return features.describe(section, self.image, device=self.settings.device)
+
+    def _build(self, width: int, start: np.ndarray, seed: int) -> nn.Sequential:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder: nn.Module = nn.Identity()
+            if self._encodes:
+                encoder = encoders.ImageEncoder(self.image.encoder)
+                width = encoder.features
+            return nn.Sequential(encoder, Head(width, len(start), start, self.hidden))
+
+    def _objective(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        found = model(images).float()
+        if self.likelihood == "gaussian":
+            return F.mse_loss(found, targets)
+        counts, totals = targets[:, :-1], targets[:, -1:]
+        log_mean = found + torch.log(totals / PER)
+        if self.likelihood == "poisson":
+            return F.poisson_nll_loss(log_mean, counts)
+        size = torch.exp(-model[-1].log_overdispersion)  # inverse of the overdispersion
+        log_both = torch.logaddexp(log_mean, torch.log(size))
+        likelihood = (
+            torch.lgamma(counts + size)
+            - torch.lgamma(size)
+            + size * (torch.log(size) - log_both)
+            + counts * (log_mean - log_both)
+        )
+        return -likelihood.mean()
+
+    @torch.inference_mode()
+    def _predict(self, section: AnnData) -> np.ndarray:
+        device = runtime.pick_device(self.settings.device)
+        images = self._images(section)
+        total = 0.0
+        for model in self.models:
+            model.eval().to(device)
+            parts = [model(part.to(device)).float().cpu() for part in images.split(128)]
+            found = torch.cat(parts).numpy()
+            total = total + (found if self.likelihood == "gaussian" else np.log1p(np.exp(found)))
+            model.cpu()
+        return total / self.members
