@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from anndata import AnnData
 
-from heclip_lite import sections
+from heclip_lite import registration, sections
 
 UNITS = ("section", "donor", "block")
 
@@ -136,6 +136,8 @@ def spatial_blocks(
     block, with the slide outside painted over; the training piece holds the spots outside and
     farther than `gap_um` from it, with the block painted over.
     No pixel is seen on both sides, however far a method looks around its spots.
+    Pieces of one donor know where they lie on one another (from the outlines of the whole
+    sections), because half an outline cannot be registered.
 
     Parameters
     ----------
@@ -164,10 +166,14 @@ def spatial_blocks(
     pieces: list[AnnData] = []
     folds: list[Fold] = []
     boxes = [_boxes(section, rows, columns) for section in all_sections]
+    anchors = {sections.donor_of(s): s for s in reversed(all_sections)}  # the first of each donor
+    frames = [registration.register(s, anchors[sections.donor_of(s)]) for s in all_sections]
     for block in range(rows * columns):
         training, test = [], []
-        for section, of_section in zip(all_sections, boxes, strict=True):
+        for section, of_section, frame in zip(all_sections, boxes, frames, strict=True):
             outside, inside = _cut(section, of_section[block], block + 1, gap_um)
+            for part in (outside, inside):
+                registration.with_frame(part, frame)
             pieces += [outside, inside]
             training.append(sections.name_of(outside))
             test.append(sections.name_of(inside))
