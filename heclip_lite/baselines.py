@@ -319,7 +319,7 @@ class NearestNeighbours(Method):
     image
         Patch vectors, pooled feature maps, or colour and nuclei.
     ks
-        Numbers of neighbours to choose from.
+        Numbers of neighbours to choose from; those beyond the training spots are left aside.
     device
         Where the encoder runs.
     """
@@ -339,8 +339,9 @@ class NearestNeighbours(Method):
         from sklearn.preprocessing import StandardScaler
 
         spots = sum(section.n_obs for section in training)
-        if max(self.ks) > spots:
-            raise ValueError(f"k is {max(self.ks)}, but there are {spots} training spots.")
+        ks = [k for k in self.ks if k <= spots]
+        if not ks:
+            raise ValueError(f"k is {min(self.ks)}, but there are {spots} training spots.")
         described = [features.table(s, self.image, device=self.device) for s in training]
         self.scaler = StandardScaler().fit(np.concatenate(described))
         self.known = self.scaler.transform(np.concatenate(described))
@@ -353,7 +354,7 @@ class NearestNeighbours(Method):
             nearest = [row[ok][: int(k)] for row, ok in zip(order[asked], allowed, strict=True)]
             return np.stack([self.targets[rows].mean(0) for rows in nearest])
 
-        self.k = int(_choose(self.ks, groups, self.targets, predict))
+        self.k = int(_choose(ks, groups, self.targets, predict))
 
     def _predict(self, section: AnnData) -> np.ndarray:
         described = self.scaler.transform(features.table(section, self.image, device=self.device))

@@ -258,14 +258,13 @@ def pooled_features(
         *([settings.stain] if settings.stain != "none" else []),
     )
     sizes: list[int] = []
-    encoder = ImageEncoder(settings.encoder).eval()
-    for _, stride, channels in encoder.map_levels():
+    for stride, channels in _strides_and_channels(settings.encoder):
         sizes += [channels] * len(widths) * (2 if stride < 32 else 1)
 
     def compute() -> np.ndarray:
         runtime.keep_large_blocks()
         where = runtime.pick_device(device)
-        encoder.to(where)
+        encoder = ImageEncoder(settings.encoder).eval().to(where)
         image = Image.fromarray(sections.read_image(section))
         blocks: list[np.ndarray] = []
         for scale in tqdm(settings.um_per_px, desc=f"maps of {sections.name_of(section)}"):
@@ -287,6 +286,18 @@ def pooled_features(
     return np.split(values.astype(np.float32), edges, axis=1)
 
 
+_KNOWN_LEVELS: dict[str, list[tuple[int, int]]] = {}
+
+
+def _strides_and_channels(settings: config.Encoder) -> list[tuple[int, int]]:
+    """Of an encoder's maps; building a network to ask it takes longer than training a head."""
+    key = fingerprint(settings)
+    if key not in _KNOWN_LEVELS:
+        levels = ImageEncoder(settings).map_levels()
+        _KNOWN_LEVELS[key] = [(stride, channels) for _, stride, channels in levels]
+    return _KNOWN_LEVELS[key]
+
+
 @torch.inference_mode()
 def _slide_maps(pixels: np.ndarray, encoder: ImageEncoder, device: str) -> list[Tensor]:
     """Feature maps (channels, h, w) of a whole image, computed tile by tile with overlap."""
@@ -302,10 +313,17 @@ def _slide_maps(pixels: np.ndarray, encoder: ImageEncoder, device: str) -> list[
     )
     levels = encoder.map_levels()
     maps = [torch.empty(c, height // s, width // s, device=device) for _, s, c in levels]
+    blank: dict[tuple, list[Tensor]] = {}  # maps of tiles of one colour, by shape and colour
     for top, left in _corners(height, width):
         tall, wide = min(TILE, height - top), min(TILE, width - left)
         tile = padded[top : top + tall + 2 * HALO, left : left + wide + 2 * HALO]
-        found = encoder.maps(torch.from_numpy(np.ascontiguousarray(tile))[None].to(device))
+        colour = tile[0, 0]
+        key = (tile.shape, *colour.tolist()) if (tile == colour).all() else None
+        found = blank.get(key)
+        if found is None:
+            found = encoder.maps(torch.from_numpy(np.ascontiguousarray(tile))[None].to(device))
+        if key is not None:
+            blank[key] = found
         for (_, s, _), whole, part in zip(levels, maps, found, strict=True):
             inner = part[0, :, HALO // s : (HALO + tall) // s, HALO // s : (HALO + wide) // s]
             whole[:, top // s : (top + tall) // s, left // s : (left + wide) // s] = inner

@@ -186,7 +186,8 @@ class Regression(Method):
         log_mean = found + torch.log(totals / PER)
         if self.likelihood == "poisson":
             return F.poisson_nll_loss(log_mean, counts)
-        size = torch.exp(-model[-1].log_overdispersion)  # inverse of the overdispersion
+        head = getattr(model, "module", model)[-1]  # Fabric wraps the model while it trains
+        size = torch.exp(-head.log_overdispersion)
         log_both = torch.logaddexp(log_mean, torch.log(size))
         likelihood = (
             torch.lgamma(counts + size)

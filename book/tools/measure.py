@@ -31,7 +31,12 @@ def read(data: str, names: Sequence[str] | None = None) -> list[AnnData]:
 def size_of(data: str) -> recipes.Size:
     """Inputs and training loops for one dataset."""
     if data == "her2st":
-        return recipes.Size(maps=config.MapInput(backbones.coral_mobilenet()))
+        encoder = backbones.coral_mobilenet()
+        return recipes.Size(
+            maps=config.MapInput(encoder),
+            patches=config.PatchInput(encoder),
+            end_to_end=config.Training(epochs=8),
+        )
     return recipes.Size(maps=config.MapInput(um_per_px=(2.74, 1.37)))
 
 
@@ -50,8 +55,14 @@ def spread(work: Callable[..., Any], jobs: Iterable[tuple], *, label: str) -> fl
         try:
             with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
                 waiting = [pool.submit(work, *job) for job in jobs]
-                for done in tqdm(as_completed(waiting), total=len(jobs), desc=label, unit="job"):
-                    done.result()
+                try:
+                    for done in tqdm(
+                        as_completed(waiting), total=len(jobs), desc=label, unit="job"
+                    ):
+                        done.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)  # what is done stays on disk
+                    raise
         finally:
             for name, value in before.items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
