@@ -66,9 +66,7 @@ def mean_colour(section: AnnData, width_um: float) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _measure(
-    section: AnnData, settings: config.AppearanceInput, points: np.ndarray
-) -> np.ndarray:
+def _measure(section: AnnData, settings: config.AppearanceInput, points: np.ndarray) -> np.ndarray:
     own = sections.um_per_px(section)
     scale = max(settings.um_per_px, own)  # no finer than the image
     whole = Image.fromarray(sections.read_image(section))
@@ -148,9 +146,7 @@ def _nuclei(
         for axis, side in ((y, shape[0]), (x, shape[1]))
     )
     one = np.ones(kept.sum())
-    for place, values in zip(
-        maps, (one, um2[kept], elongation[kept], darkness[kept]), strict=True
-    ):
+    for place, values in zip(maps, (one, um2[kept], elongation[kept], darkness[kept]), strict=True):
         np.add.at(place, cell, values)
     return torch.from_numpy(maps)
 

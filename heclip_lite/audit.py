@@ -137,9 +137,7 @@ def _shared_donor(sides: _Sides) -> _Found:
     held = {sections.donor_of(test) for test in sides.tests}
     shared = [sections.name_of(s) for s in sides.training if sections.donor_of(s) in held]
     listed = ", ".join(shared) or "none"
-    return _Found(
-        bool(shared), len(shared), "training sections", f"of a held-out donor: {listed}"
-    )
+    return _Found(bool(shared), len(shared), "training sections", f"of a held-out donor: {listed}")
 
 
 def _position(sides: _Sides) -> _Found:
@@ -177,9 +175,7 @@ def _covered(test: AnnData, serial: list[AnnData]) -> float:
     from scipy.spatial import cKDTree
 
     own = registration.positions_um(test)
-    laid = [
-        registration.register(s, test).apply(registration.positions_um(s)) for s in serial
-    ]
+    laid = [registration.register(s, test).apply(registration.positions_um(s)) for s in serial]
     nearest = cKDTree(np.concatenate(laid)).query(own)[0]
     return float((nearest <= sections.spot_pitch_um(test)).mean())
 
@@ -188,7 +184,10 @@ def _duplicates(sides: _Sides) -> _Found:
     known = {_spot_key(s, i) for s in sides.training for i in range(s.n_obs)}
     counts = [_spot_key(test, i) in known for test in sides.tests for i in range(test.n_obs)]
     return _Found(
-        any(counts), float(np.mean(counts)), "share of test spots", "with the counts of a training spot"
+        any(counts),
+        float(np.mean(counts)),
+        "share of test spots",
+        "with the counts of a training spot",
     )
 
 
@@ -262,7 +261,9 @@ def _panel(sides: _Sides) -> _Found:
         name: len(set(every.sets[name]) - set(chosen)) for name, chosen in sides.panel.sets.items()
     }
     listed = ", ".join(f"{number} of {name}" for name, number in changed.items())
-    return _Found(True, float(sum(changed.values())), "genes", f"only chosen with the test: {listed}")
+    return _Found(
+        True, float(sum(changed.values())), "genes", f"only chosen with the test: {listed}"
+    )
 
 
 def _transforms(sides: _Sides) -> _Found:

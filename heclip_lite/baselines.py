@@ -64,7 +64,7 @@ def _choose(
     targets: np.ndarray,
     predict: Callable[[Rows, Rows, float], np.ndarray],
 ) -> float:
-    """The choice whose predictions of left-out groups are best; ``predict(known, asked, choice)``."""
+    """The choice with the best ``predict(known, asked, choice)`` over all groups left out."""
     if len(choices) == 1:
         return choices[0]
     scores = np.zeros(len(choices))

@@ -24,9 +24,7 @@ _INTERVAL = (2.5, 97.5)  # percentiles
 _CHUNK = 100  # draws at once: bounds memory
 
 
-def correlogram(
-    section: AnnData, values: np.ndarray, *, bins_um: Sequence[float]
-) -> pd.DataFrame:
+def correlogram(section: AnnData, values: np.ndarray, *, bins_um: Sequence[float]) -> pd.DataFrame:
     """How alike two spots are, by their distance.
 
     For each pair of spots the product of their z-scores, averaged over pairs of similar distance
@@ -64,9 +62,7 @@ def correlogram(
         np.bincount(place[inside], v[inside], minlength=len(edges) - 1)[kept] / count[kept]
         for v in (distance, alike)
     ]
-    return pd.DataFrame(
-        {"distance_um": sums[0], "correlation": sums[1], "n_pairs": count[kept]}
-    )
+    return pd.DataFrame({"distance_um": sums[0], "correlation": sums[1], "n_pairs": count[kept]})
 
 
 def correlogram_range(

@@ -143,5 +143,3 @@ def share_of(values: np.ndarray, oracle: np.ndarray) -> float:
             "Report the two numbers."
         )
     return means[0] / means[1]
-
-

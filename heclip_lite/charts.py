@@ -287,7 +287,7 @@ def contest(
     ValueError
         If the table holds no such metric or gene set.
     """
-    chosen = table[table["metric"] == metric]
+    chosen = table[(table["metric"] == metric) & (table["scope"] == "per_section")]
     gene_sets = list(gene_sets or chosen["gene_set"].unique())
     chosen = chosen[chosen["gene_set"].isin(gene_sets)]
     if chosen.empty:

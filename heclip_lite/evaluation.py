@@ -107,6 +107,7 @@ def contest(
     Each prediction is kept on disk under a key of the method's code and settings, the training
     sections, the panel and the seed.
     A contest that was stopped goes on where it stopped, and nothing is computed twice.
+    Methods of your own take part in that if their class has a ``version`` (see :func:`describe`).
 
     Parameters
     ----------
@@ -277,7 +278,9 @@ def _predictions(
         if path.exists():
             try:
                 with np.load(path, allow_pickle=False) as kept:
-                    return {sections.name_of(t): kept[f"prediction.{i}"] for i, t in enumerate(tests)}
+                    return {
+                        sections.name_of(t): kept[f"prediction.{i}"] for i, t in enumerate(tests)
+                    }
             except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
                 warnings.warn(f"{path} is damaged ({error}); computing it again.", stacklevel=2)
     started = time.perf_counter()
@@ -294,15 +297,20 @@ def _predictions(
 def describe(method: Any) -> str | None:
     """Code and settings of an unfitted method as text; None if they cannot be told apart.
 
-    Such a method, for example one with an array among its settings or one that was typed where
-    its source cannot be read, takes part like any other but is computed anew each time.
+    What a class from outside this package depends on cannot be seen from here.
+    It takes part like any other, but its predictions are kept only if it has an attribute
+    ``version``, a text that changes whenever its results may.
+    A method with an array among its settings is computed anew each time as well.
     """
 
     def plain(value: Any) -> Any:
         if isinstance(value, config.Encoder):
             return encoders.fingerprint(value)  # the weights themselves, wherever the file lies
         if is_dataclass(value):
-            return [type(value).__name__, {f.name: plain(getattr(value, f.name)) for f in fields(value)}]
+            return [
+                type(value).__name__,
+                {f.name: plain(getattr(value, f.name)) for f in fields(value)},
+            ]
         if isinstance(value, Mapping):
             return {str(k): plain(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
@@ -318,7 +326,7 @@ def describe(method: Any) -> str | None:
 
     try:
         return json.dumps(plain(method), sort_keys=True)
-    except (TypeError, OSError):  # OSError: the source of a class cannot be read
+    except TypeError:
         return None
 
 
@@ -329,7 +337,9 @@ _NOT_SETTINGS = {"checkpoint", "panel"}
 def _code_of(kind: type) -> str:
     if kind.__module__.startswith(f"{__package__}."):
         return store.code_hash(kind.__module__)
-    return store.content_key(inspect.getsource(kind), store.package_hash())
+    if not isinstance(getattr(kind, "version", None), str):
+        raise TypeError(f"{kind.__name__} names no version")
+    return store.content_key(kind.version, store.package_hash())
 
 
 def _checked(name: str, method: Any, test: AnnData, panel: genes.GenePanel) -> np.ndarray:

@@ -66,7 +66,9 @@ class Choices:
     augment_at_prediction: bool = _choice("random flips and turns at prediction", "dt_load.py")
     raw_bgr: bool = _choice("blue first, values from 0 to 255", "dt_load.py")
     double_log: bool = _choice("normalised and logged twice", "preprocess_*.py")
-    nan_shift: bool = _choice("undefined correlations dropped before genes are looked up", "infer.py")
+    nan_shift: bool = _choice(
+        "undefined correlations dropped before genes are looked up", "infer.py"
+    )
     saturated_targets: bool = _choice("soft targets so sharp that they are one-hot", "models_*.py")
     dot_against_cosine: bool = _choice("dot products in training, cosine at retrieval", "infer.py")
     attached_targets: bool = _choice("gradient flows through the targets", "models_*.py")
@@ -132,9 +134,7 @@ class Pipeline(HECLIP):
         )
         super()._fit_transforms(training_sections, expression)
 
-    def _train(
-        self, pair: training.Pair, held_out: training.Pair | None, *, features: int
-    ) -> None:
+    def _train(self, pair: training.Pair, held_out: training.Pair | None, *, features: int) -> None:
         """Listed twice and split at random, or with a whole section held out, as `fit` does it."""
         if self.choices.duplicated_validation:
             images, spots = (torch.cat(parts) for parts in zip(pair, held_out, strict=True))

@@ -40,6 +40,15 @@ from heclip_lite.charts import (
     spread_against_error,
     use_style,
 )
+from heclip_lite.result_charts import (
+    ablation,
+    ceiling_scatter,
+    depth,
+    intervals,
+    ledger,
+    ranking,
+    scopes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,17 +56,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHOD_COLOURS",
+    "ablation",
     "bars",
+    "ceiling_scatter",
     "contest",
     "curves",
+    "depth",
     "expression_maps",
     "gene_scores",
     "history",
+    "intervals",
+    "ledger",
     "matrices",
     "neighbours",
     "patches",
     "png",
+    "ranking",
     "scatter2d",
+    "scopes",
     "slide",
     "slides",
     "spread_against_error",

@@ -7,7 +7,7 @@ Settings here were chosen by leaving out training sections among C2 to C5 of her
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from heclip_lite import config
 from heclip_lite.base import Method
@@ -59,10 +59,10 @@ class Size:
         Networks averaged by methods that average.
     """
 
-    maps: config.MapInput = config.MapInput()
-    patches: config.PatchInput = config.PatchInput()
-    end_to_end: config.Training = config.Training(epochs=15)
-    heads: config.Training = config.Training(epochs=30)
+    maps: config.MapInput = field(default_factory=config.MapInput)
+    patches: config.PatchInput = field(default_factory=config.PatchInput)
+    end_to_end: config.Training = field(default_factory=lambda: config.Training(epochs=15))
+    heads: config.Training = field(default_factory=lambda: config.Training(epochs=30))
     members: int = 5
 
 

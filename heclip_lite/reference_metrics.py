@@ -64,9 +64,7 @@ def reference_js(true: Any, predicted: Any) -> np.ndarray:
     return ((t * np.log(t / middle)).sum(0) + (p * np.log(p / middle)).sum(0)) / 2
 
 
-def reference_top(
-    true: Any, predicted: Any, *, n: int, by: str, nan_shift: bool = True
-) -> float:
+def reference_top(true: Any, predicted: Any, *, n: int, by: str, nan_shift: bool = True) -> float:
     """Mean correlation of the `n` genes that rank highest *in the held-out truth*.
 
     Parameters

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from anndata import AnnData
@@ -192,16 +193,10 @@ def _boxes(section: AnnData, rows: int, columns: int) -> list[Box]:
         inner = np.quantile(section.obsm["spatial"][:, axis], np.arange(1, parts) / parts)
         edges.append([0, *np.round(inner).astype(int).tolist(), side])
     across, down = edges
-    return [
-        (x0, y0, x1, y1)
-        for y0, y1 in zip(down, down[1:], strict=False)
-        for x0, x1 in zip(across, across[1:], strict=False)
-    ]
+    return [(x0, y0, x1, y1) for y0, y1 in pairwise(down) for x0, x1 in pairwise(across)]
 
 
-def _cut(
-    section: AnnData, box: Box, number: int, gap_um: float | None
-) -> tuple[AnnData, AnnData]:
+def _cut(section: AnnData, box: Box, number: int, gap_um: float | None) -> tuple[AnnData, AnnData]:
     """The training piece and the test piece of one section."""
     name, scale = sections.name_of(section), sections.um_per_px(section)
     gap = sections.spot_pitch_um(section) if gap_um is None else gap_um

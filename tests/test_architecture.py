@@ -63,7 +63,17 @@ FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for m
 HEAVY = {"torch", "timm", "scanpy", "squidpy", "spatialdata", "matplotlib", "seaborn", "sklearn"}
 # What these modules are about; the others import heavy packages inside functions.
 MAY_IMPORT = {
-    "torch": {"encoders", "losses", "networks", "training", "retrieval", "heclip", "regression"},
+    "torch": {
+        "encoders",
+        "losses",
+        "networks",
+        "training",
+        "retrieval",
+        "heclip",
+        "regression",
+        "appearance",
+        "ledger",
+    },
 }
 
 

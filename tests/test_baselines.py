@@ -128,8 +128,9 @@ def test_more_neighbours_than_spots_are_named(small_sections):
 
 def test_train_harmony_changes_training_only(small_sections):
     *training, test = small_sections
-    plain, corrected = methods.NearestNeighbours(MAPS), methods.TrainHarmony(
-        methods.NearestNeighbours(MAPS)
+    plain, corrected = (
+        methods.NearestNeighbours(MAPS),
+        methods.TrainHarmony(methods.NearestNeighbours(MAPS)),
     )
     hidden = sections.hide_expression(test)
     before = plain.fit(training).predict(hidden)

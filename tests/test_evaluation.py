@@ -130,6 +130,7 @@ def test_unknown_sections_of_a_split_are_named(small_sections):
 class Counting(methods.Mean):
     """Counts how often it was fitted."""
 
+    version = "1"
     fits = 0
 
     def __init__(self, shift=0.0):
@@ -188,6 +189,16 @@ def test_a_method_that_cannot_be_described_is_computed_each_time(small_sections,
     split = evaluation.leave_one_out(small_sections, "donor")[:1]
     for _ in range(2):
         contest(small_sections, {"a": Counting(shift=np.zeros(1))}, split, folder=counting)
+    assert Counting.fits == 2 and not list(counting.glob("*"))
+
+
+def test_a_method_of_ones_own_is_kept_only_with_a_version(small_sections, counting):
+    class Own(Counting):
+        version = None
+
+    split = evaluation.leave_one_out(small_sections, "donor")[:1]
+    for _ in range(2):
+        contest(small_sections, {"a": Own()}, split, folder=counting)
     assert Counting.fits == 2 and not list(counting.glob("*"))
 
 

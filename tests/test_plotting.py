@@ -26,7 +26,7 @@ def table(values: dict[str, float], metric: str = "pearson") -> pd.DataFrame:
     """A contest's table with one row per method and held-out section."""
     rows = [
         {"method": name, "fold": fold, "split": split, "seed": 0, "gene_set": "hvg50"}
-        | {"metric": metric, "value": value}
+        | {"metric": metric, "scope": "per_section", "value": value}
         for name, value in values.items()
         for fold, split in (("P2-2", "section"), ("P3-1", "donor"))
     ]

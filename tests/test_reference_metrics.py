@@ -49,9 +49,7 @@ def test_hit_at_k(golden, k):
 @pytest.mark.parametrize(("by", "name"), [("mean", "HEG"), ("variance", "HVG")])
 @pytest.mark.parametrize("nan_shift", [True, False])
 def test_top_genes_of_the_truth(golden, n, by, name, nan_shift):
-    found = reference.reference_top(
-        golden["true"], golden["pred"], n=n, by=by, nan_shift=nan_shift
-    )
+    found = reference.reference_top(golden["true"], golden["pred"], n=n, by=by, nan_shift=nan_shift)
     assert found == pytest.approx(float(golden[f"{name}{n}"]), abs=1e-10)
 
 

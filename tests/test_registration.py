@@ -77,7 +77,7 @@ def test_rigid_maps_there_and_back():
 
 def test_pieces_of_a_slide_keep_the_placement_of_the_whole(small_sections):
     first, second = small_sections[:2]
-    pieces, folds = evaluation.spatial_blocks([first, second])
+    pieces, _ = evaluation.spatial_blocks([first, second])
     named = {sections.name_of(p): p for p in pieces}
     moving, fixed = named["P1-2 without 1"], sections.hide_expression(named["P1-1 block 1"])
     whole = registration.register(second, first)
@@ -98,7 +98,7 @@ def test_harmonised_sections_keep_all_but_the_glass(small_sections):
     )
     glass = np.asarray(sections.read_image(made))[[0, -1]][:, [0, -1]]
     assert (glass == 255).all()
-    with pytest.raises(ValueError, match="coarser than the 0.5 asked for"):
+    with pytest.raises(ValueError, match=r"coarser than the 0\.5 asked for"):
         registration.harmonise(section, um_per_px=0.5)
 
 

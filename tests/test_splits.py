@@ -85,9 +85,7 @@ def test_no_pixel_is_on_both_sides_of_a_block(small_sections):
     background = np.array(sections.background_of(section))
     whole = sections.read_image(section)
     for fold in folds:
-        shown = {
-            n: (before[n] != background).any(axis=2) for n in (*fold.training, *fold.test)
-        }
+        shown = {n: (before[n] != background).any(axis=2) for n in (*fold.training, *fold.test)}
         both = np.logical_and.reduce(list(shown.values()))
         assert not both.any()
         either = np.logical_or.reduce(list(shown.values()))

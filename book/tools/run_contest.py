@@ -137,7 +137,9 @@ def measure(data: str, *, quick: bool) -> tuple[pd.DataFrame, float, dict]:
 def compare(quick: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
     """Rows that both tables hold, with their difference; pooled rows differ in their sections."""
     on = ["method", "split", "fold", "seed", "gene_set", "metric", "scope"]
-    chosen = quick[(quick["scope"] == "per_section") & quick["metric"].isin(["pearson", "spearman"])]
+    chosen = quick[
+        (quick["scope"] == "per_section") & quick["metric"].isin(["pearson", "spearman"])
+    ]
     both = chosen.merge(committed, on=on, suffixes=("", "_committed"))
     return both.assign(difference=(both["value"] - both["value_committed"]).abs())
 

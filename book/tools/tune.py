@@ -64,7 +64,9 @@ def candidates() -> dict[str, Method]:
         "ridge, random ResNet10t": Ridge(random),
         "HECLIP, Reinhard": heclip(replace(maps, stain="reinhard")),
         "HECLIP, Macenko": heclip(replace(maps, stain="macenko")),
-        "HECLIP, windows to 800 µm": heclip(replace(maps, widths_um=(44.0, 100.0, 200.0, 400.0, 800.0))),
+        "HECLIP, windows to 800 µm": heclip(
+            replace(maps, widths_um=(44.0, 100.0, 200.0, 400.0, 800.0))
+        ),
         "HECLIP, windows from 100 µm": heclip(replace(maps, widths_um=(100.0, 200.0, 400.0))),
         "HECLIP, 64 kernel components": heclip(replace(maps, components=64)),
         "HECLIP, 256 kernel components": heclip(replace(maps, components=256)),
