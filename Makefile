@@ -11,8 +11,8 @@ BUILD := $(VENV) book/tools/build_book.py --data $(DATA) --profile $(PROFILE)
 QUICK ?=
 quick = $(if $(filter-out 0,$(QUICK)),--quick)
 
-.PHONY: help setup book lab test test-all benchmark-speed benchmark-metrics tune contest ledger \
-  ablations cover lint lock clean clean-all
+.PHONY: help setup book lab test test-all cover lint lock clean clean-all
+.PHONY: benchmark-speed benchmark-metrics tune contest ledger ablations
 
 help:
 	@echo "make book             run the notebooks and build the site: _build/html/index.html"

@@ -24,7 +24,7 @@ CORAL_FILE = "mobilenet_v2_1.0_224_quant.tflite"
 CORAL_SHA256 = "7aad0c74c5e3c06e5eb3c827e13304fdd68a83da6087d92ee169c24ff9fd4776"
 BN_EPS = 1e-3  # TensorFlow's, and so are its pads
 OPTIONS = {"pad_type": "same", "bn_eps": BN_EPS}
-_VERSION = 1  # raise it when the conversion changes
+_VERSION = 2  # raise it when the conversion changes
 
 
 def coral_mobilenet() -> config.Encoder:
@@ -55,7 +55,7 @@ def coral_mobilenet() -> config.Encoder:
             address=CORAL_ADDRESS,
             registry={CORAL_FILE: CORAL_SHA256},
         )
-        state = timm_state(read_tflite(source))
+        state = unfolded(timm_state(read_tflite(source)), _tissue())
         with store.atomic_path(path) as temporary:
             save_file(state, temporary)
     return mobilenet(str(path))
@@ -64,7 +64,7 @@ def coral_mobilenet() -> config.Encoder:
 def mobilenet(weights: str, name: str = "mobilenetv2_100") -> config.Encoder:
     """A MobileNetV2 whose weights come from TensorFlow: its pads, scaling and batch norm."""
     half = (0.5, 0.5, 0.5)
-    return config.Encoder(name, weights, mean=half, std=half, options=OPTIONS)
+    return config.Encoder(name, weights, mean=half, std=half, fixed_norms=True, options=OPTIONS)
 
 
 def dequantise(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
@@ -147,3 +147,59 @@ def timm_state(convolutions: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, n
             f"{norm}.running_var": np.float32(1 - BN_EPS) * one,
         }
     return state
+
+
+def unfolded(state: dict[str, np.ndarray], pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """The same function, with batch norms that have something to normalise.
+
+    A network whose norms were folded away cannot be trained further: in training a norm takes the
+    batch's own mean and deviation out, and nothing would put them back.
+    So each norm gets the mean and deviation that its channels have on some images, and scale and
+    shift that restore them.
+
+    Parameters
+    ----------
+    state
+        As :func:`timm_state` gives it.
+    pixels
+        uint8 (images, height, width, 3).
+    """
+    import timm
+    import torch
+    from torch import nn
+
+    network = timm.create_model("mobilenetv2_100", pretrained=False, num_classes=0, **OPTIONS)
+    wanted = {name: torch.from_numpy(value.copy()) for name, value in state.items()}
+    network.load_state_dict(wanted, strict=False)
+    network.double().eval()  # so that rounding to float32 gives the same bytes everywhere
+    made = dict(state)
+
+    def measure(name: str) -> Any:
+        def hook(norm: nn.BatchNorm2d, given: tuple[torch.Tensor]) -> None:
+            variance, mean = torch.var_mean(given[0], dim=(0, 2, 3), correction=0)
+            found = {
+                "running_mean": mean,
+                "running_var": variance,
+                "weight": torch.sqrt(variance + BN_EPS),
+                "bias": norm.bias + mean,
+            }
+            made.update({f"{name}.{part}": v.float().numpy() for part, v in found.items()})
+
+        return hook
+
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(measure(name))
+    with torch.inference_mode():
+        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).double() / 127.5 - 1
+        network(scaled)
+    return made
+
+
+def _tissue() -> np.ndarray:
+    """Tiles of the stained section that comes with scikit-image, uint8 (64, 64, 64, 3)."""
+    from skimage import data
+
+    image = data.immunohistochemistry()
+    tiles = image.reshape(8, 64, 8, 64, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(tiles.reshape(64, 64, 64, 3))

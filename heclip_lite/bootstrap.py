@@ -21,7 +21,8 @@ from heclip_lite.metrics import check_pair
 MIN_BLOCKS = 4
 ALIKE = 0.1  # mean correlation below which two places count as unrelated
 _INTERVAL = (2.5, 97.5)  # percentiles
-_CHUNK = 100  # draws at once: bounds memory
+_CHUNK = 64  # genes at once
+_NO_VARIANCE = 1e-9  # of values that were brought to variance 1
 
 
 def correlogram(section: AnnData, values: np.ndarray, *, bins_um: Sequence[float]) -> pd.DataFrame:
@@ -175,10 +176,7 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=draws)
     weights = np.vstack([np.ones(len(labels)), drawn])  # the first one is the sample itself
-    found = {
-        name: _means(true, predicted, place, weights, log_depth)
-        for name, predicted in predictions.items()
-    }
+    found = _means(true, predictions, place, weights, log_depth)
     rows = []
     for name, values in found.items():
         difference = values - found[against]
@@ -202,40 +200,83 @@ def bootstrap(
 
 def _means(
     true: np.ndarray,
-    predicted: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
     place: np.ndarray,
     weights: np.ndarray,
     log_depth: np.ndarray | None,
-) -> np.ndarray:
-    """Mean correlation over genes that vary in the truth, one per row of `weights`."""
-    true, predicted = check_pair(true, predicted)
-    kept = true.max(0) > true.min(0)
-    t, p = (v[:, kept] - v[:, kept].mean(0) for v in (true, predicted))
-    t_scale, p_scale = t.std(0), p.std(0)
-    t, p = t / t_scale, p / np.where(p_scale > 0, p_scale, 1.0)
-    d = np.zeros(len(t)) if log_depth is None else np.asarray(log_depth, np.float64)
-    d = (d - d.mean()) / (d.std() or 1.0)
-    blocks = int(place.max()) + 1
-    member = np.zeros((blocks, len(place)))
+) -> dict[str, np.ndarray]:
+    """Mean correlation of each method over genes that vary in the truth, one per row of `weights`.
+
+    A few genes at a time, which stay in the processor's cache; what concerns the truth alone is
+    computed once for all methods.
+    """
+    pairs = {name: check_pair(true, predicted) for name, predicted in predictions.items()}
+    if not pairs:
+        raise ValueError("There are no predictions to compare.")
+    true = next(iter(pairs.values()))[0]
+    varying = np.flatnonzero(true.max(0) > true.min(0))
+    member = np.zeros((int(place.max()) + 1, len(place)))
     member[place, np.arange(len(place))] = 1.0
-    per_block = [member @ v for v in (t, p, t * t, p * p, t * p)]
-    depth_t, depth_p = member @ (t * d[:, None]), member @ (p * d[:, None])
-    n, sum_d, sum_dd = member.sum(1), member @ d, member @ (d * d)
-    values = []
-    for some in np.array_split(weights, max(1, len(weights) // _CHUNK)):
-        count = (some @ n)[:, None]
-        st, sp, tt, pp, tp = (some @ v / count for v in per_block)
-        var_t, var_p, cov = tt - st**2, pp - sp**2, tp - st * sp
-        if log_depth is not None:
-            sd = (some @ sum_d)[:, None] / count
-            var_d = (some @ sum_dd)[:, None] / count - sd**2
-            cov_t, cov_p = some @ depth_t / count - sd * st, some @ depth_p / count - sd * sp
-            safe = np.where(var_d > 1e-12, var_d, np.inf)
-            var_t = var_t - cov_t**2 / safe
-            var_p = var_p - cov_p**2 / safe
-            cov = cov - cov_t * cov_p / safe
-        scale = np.sqrt(np.clip(var_t, 0, None) * np.clip(var_p, 0, None))
-        defined = var_t > 1e-9  # a gene that no drawn spot varies in is left out of this draw
-        r = np.where(scale > 1e-9, cov / np.where(scale > 1e-9, scale, 1.0), 0.0)
-        values.append((r * defined).sum(1) / np.maximum(defined.sum(1), 1))
-    return np.concatenate(values)
+    share = weights / (weights @ member.sum(1))[:, None]  # sums per block -> mean of a draw
+    depth = None if log_depth is None else _standard(np.asarray(log_depth, np.float64))
+    moments = _Moments(share, member, depth)
+    total = {name: np.zeros(len(weights)) for name in pairs}
+    count = np.zeros(len(weights))
+    for genes_ in np.array_split(varying, max(1, len(varying) // _CHUNK)):
+        t = _standard(true[:, genes_])
+        mean_t, var_t, depth_t = moments(t)
+        defined = var_t > _NO_VARIANCE  # where no drawn spot varies, the draw leaves a gene out
+        count += defined.sum(1)
+        for name, (_, predicted) in pairs.items():
+            p = _standard(predicted[:, genes_])
+            mean_p, var_p, depth_p = moments(p)
+            shared = moments.mean(t * p) - mean_t * mean_p
+            if depth is not None:
+                shared -= depth_t * depth_p
+            square = np.where(defined, var_t, 0.0) * np.clip(var_p, 0.0, None)
+            known = square > _NO_VARIANCE**2
+            r = np.where(known, shared, 0.0) / np.sqrt(np.where(known, square, 1.0))
+            total[name] += r.sum(1)
+    return {name: sums / np.maximum(count, 1) for name, sums in total.items()}
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    """Columns with mean 0 and variance 1; constant ones are 0."""
+    centred = values - values.mean(0)
+    scale = values.std(0)
+    return centred / np.where(scale > 0, scale, 1.0)
+
+
+class _Moments:
+    """Mean and variance of columns in every draw; given depth, of what depth leaves of them.
+
+    Parameters
+    ----------
+    share
+        (draws, blocks), how often each block was drawn, over the spots of the draw.
+    member
+        (blocks, spots), 1 where a spot lies in a block.
+    depth
+        (spots,) or None.
+    """
+
+    def __init__(self, share: np.ndarray, member: np.ndarray, depth: np.ndarray | None) -> None:
+        self.share, self.member, self.depth = share, member, depth
+        if depth is not None:
+            self.mean_depth = self.mean(depth)
+            variance = self.mean(depth**2) - self.mean_depth**2
+            self.deviation = np.sqrt(np.where(variance > _NO_VARIANCE, variance, np.inf))
+
+    def mean(self, columns: np.ndarray) -> np.ndarray:
+        """(draws, columns), from sums per block: no draw touches a spot."""
+        return self.share @ (self.member @ columns)
+
+    def __call__(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | float]:
+        """Mean, variance left, and covariance with depth over the deviation of depth."""
+        mean = self.mean(columns)
+        variance = self.mean(columns**2) - mean**2
+        if self.depth is None:
+            return mean, variance, 0.0
+        with_depth = self.mean(columns * self.depth[:, None]) - mean * self.mean_depth[:, None]
+        with_depth /= self.deviation[:, None]
+        return mean, variance - with_depth**2, with_depth

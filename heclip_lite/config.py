@@ -31,6 +31,10 @@ class Encoder:
         ``"none"``: raw values from 0 to 255, as in HECLIP's released code.
     mean, std
         Override the model's own, in units of 0 to 1; for local weights trained otherwise.
+    fixed_norms
+        Keep the statistics of batch norms as they are when the encoder is trained.
+        Needed by weights whose batch norms were folded into the convolutions, and sensible for
+        pretrained weights and small batches.
     options
         Further arguments of ``timm.create_model``.
     """
@@ -42,6 +46,7 @@ class Encoder:
     scaling: str = "model"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    fixed_norms: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from heclip_lite import config, patches, runtime, sections, stain, store
+from heclip_lite import config, patches, registration, runtime, sections, stain, store
 
 TILE, HALO = 1024, 128  # pixels of a map computed at once, and of overlap around them
 POINTS = 256  # points pooled at once
@@ -106,7 +107,7 @@ class ImageEncoder(nn.Module):
         with torch.no_grad():  # in evaluation mode, so that no batch norm learns from zeros
             probe = self.network.eval()(torch.zeros(1, 3, *self._probe_size()))
         self.features = probe.shape[1]
-        self.network.train()
+        self.train()
         trained = self.network.pretrained_cfg
         mean = settings.mean or trained["mean"]
         std = settings.std or trained["std"]
@@ -118,6 +119,14 @@ class ImageEncoder(nn.Module):
     def _probe_size(self) -> tuple[int, int]:
         fixed = self.network.pretrained_cfg.get("fixed_input_size", False)
         return tuple(self.network.pretrained_cfg["input_size"][1:]) if fixed else (64, 64)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training; batch norms stay as they are with ``fixed_norms``."""
+        super().train(mode)
+        for module in self.network.modules() if self.settings.fixed_norms else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     def prepare(self, pixels: Tensor) -> Tensor:
         """uint8 (batch, height, width, 3) RGB to scaled float (batch, 3, height, width)."""
@@ -224,7 +233,8 @@ def pooled_features(
 ) -> list[np.ndarray]:
     """Describe points by multi-scale feature maps of the slide around them.
 
-    The encoder runs over the whole slide at each scale, fully convolutionally.
+    The encoder runs over the whole slide at each scale, fully convolutionally;
+    tiles without tissue count as empty slide.
     Around each point its maps are pooled with Gaussian windows of several widths: the mean, and
     for maps finer than stride 32 the standard deviation.
     Every column is then brought to mean 0 and standard deviation 1 over the points of this
@@ -273,8 +283,10 @@ def pooled_features(
             small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
             if settings.stain != "none":
                 small = stain.estimate(section, settings.stain).apply(small)
+            near = _near_tissue(section, points, small.shape[:2])
             levels = [(stride, channels) for _, stride, channels in encoder.map_levels()]
-            for (stride, _), level in zip(levels, _slide_maps(small, encoder, where), strict=True):
+            maps = _slide_maps(small, encoder, where, near, sections.background_of(section))
+            for (stride, _), level in zip(levels, maps, strict=True):
                 centres = points * [size[0] / image.width, size[1] / image.height] / stride
                 for width in widths:
                     blocks += pool(level, centres, width / scale / stride, spread=stride < 32)
@@ -298,9 +310,32 @@ def _strides_and_channels(settings: config.Encoder) -> list[tuple[int, int]]:
     return _KNOWN_LEVELS[key]
 
 
+def _near_tissue(section: AnnData, points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Where an image of this shape shows tissue or points: bool, one cell per 32 pixels."""
+    cells = tuple(math.ceil(side / 32) for side in shape)
+    mask = Image.fromarray(registration.tissue_mask(section).astype(np.uint8) * 255)
+    small = mask.resize(cells[::-1], Image.Resampling.BOX)
+    found = np.asarray(small) > 0
+    size = np.array(sections.image_size(section))  # x, y
+    places = (points / size * (shape[1], shape[0]) // 32).astype(int)
+    places = np.clip(places, 0, np.array(cells[::-1]) - 1)
+    found = found.copy()
+    found[places[:, 1], places[:, 0]] = True
+    return found
+
+
 @torch.inference_mode()
-def _slide_maps(pixels: np.ndarray, encoder: ImageEncoder, device: str) -> list[Tensor]:
-    """Feature maps (channels, h, w) of a whole image, computed tile by tile with overlap."""
+def _slide_maps(
+    pixels: np.ndarray,
+    encoder: ImageEncoder,
+    device: str,
+    near: np.ndarray | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> list[Tensor]:
+    """Feature maps (channels, h, w) of a whole image, computed tile by tile with overlap.
+
+    Tiles without tissue, where `near` is given, count as empty slide, of one colour.
+    """
     height, width = (math.ceil(side / 32) * 32 for side in pixels.shape[:2])
     padded = np.pad(
         pixels,
@@ -317,6 +352,8 @@ def _slide_maps(pixels: np.ndarray, encoder: ImageEncoder, device: str) -> list[
     for top, left in _corners(height, width):
         tall, wide = min(TILE, height - top), min(TILE, width - left)
         tile = padded[top : top + tall + 2 * HALO, left : left + wide + 2 * HALO]
+        if near is not None and not near[_cells(top, tall), _cells(left, wide)].any():
+            tile = np.full_like(tile, background)
         colour = tile[0, 0]
         key = (tile.shape, *colour.tolist()) if (tile == colour).all() else None
         found = blank.get(key)
@@ -328,6 +365,11 @@ def _slide_maps(pixels: np.ndarray, encoder: ImageEncoder, device: str) -> list[
             inner = part[0, :, HALO // s : (HALO + tall) // s, HALO // s : (HALO + wide) // s]
             whole[:, top // s : (top + tall) // s, left // s : (left + wide) // s] = inner
     return maps
+
+
+def _cells(start: int, length: int) -> slice:
+    """Cells of 32 pixels that a tile and its overlap cover."""
+    return slice(max(0, (start - HALO) // 32), math.ceil((start + length + HALO) / 32))
 
 
 def _corners(height: int, width: int) -> Iterator[tuple[int, int]]:

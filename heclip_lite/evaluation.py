@@ -224,7 +224,7 @@ def _check_fixed(fixed: Sequence[str] | None, all_sections: Any) -> None:
 
 
 def _truth(test: AnnData, panel: genes.GenePanel) -> np.ndarray:
-    listed = np.isin(panel.genes, test.var_names)
+    listed = test.var_names.get_indexer(list(panel.genes)) >= 0
     if listed.mean() < MIN_LISTED:
         raise ValueError(
             f"Section {sections.name_of(test)!r} lists only {listed.sum()} of the "

@@ -272,3 +272,131 @@ def check_pearson(function: Callable) -> None:
             ),
         },
     )
+
+
+def check_effective_targets(function: Callable) -> None:
+    """Chapter 04: target matrix (batch, batch) to the effective number of targets (batch,)."""
+    import torch
+
+    rows = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]
+    target = torch.tensor(rows, dtype=torch.float64)
+    entropy = torch.special.entr(target).sum(1)
+    _judge(
+        function,
+        (target,),
+        torch.exp(entropy),
+        {
+            "that is the entropy; its exponential counts targets.": entropy,
+            "the sum runs over columns (dim=1), one number for each row.": (
+                torch.exp(torch.special.entr(target).sum(0))
+            ),
+            "0 times log 0 is NaN in floating point, but counts as 0: use torch.special.entr.": (
+                torch.exp(-(target * target.log()).sum(1))
+            ),
+            "the sign is wrong: the entropy is minus the sum of T log T.": torch.exp(-entropy),
+            "the entropy is in bits but the exponential has base e; use one base for both.": (
+                torch.exp(entropy / np.log(2))
+            ),
+            "return one number for each row, not their mean.": torch.exp(entropy).mean(),
+        },
+        tensor=True,
+    )
+
+
+def check_paired_difference(function: Callable) -> None:
+    """Chapter 04: two score tables (sections, seeds) to mean paired difference and its error."""
+    rng = np.random.default_rng(4)
+    sections_apart = rng.normal(0, 0.1, (5, 1))
+    first = 0.4 + sections_apart + rng.normal(0, 0.005, (5, 3))
+    second = 0.41 + sections_apart + rng.normal(0, 0.005, (5, 3))
+    by_section = (second - first).mean(1)
+
+    def pack(values: np.ndarray, *, ddof: int = 1) -> np.ndarray:
+        return np.array([values.mean(), values.std(ddof=ddof) / np.sqrt(len(values))])
+
+    right = pack(by_section)
+    means = [table.mean(1) for table in (first, second)]
+    unpaired = np.sqrt(sum(m.var(ddof=1) / len(m) for m in means))
+    _judge(
+        function,
+        (first, second),
+        right,
+        {
+            "the sign is turned: second minus first.": pack(-by_section),
+            "you treated seeds as independent sections; average over seeds first.": pack(
+                (second - first).ravel()
+            ),
+            "that spread is between sections, not of the difference; subtract first.": np.array(
+                [right[0], unpaired]
+            ),
+            "that is the standard deviation; divide by the root of the number of sections.": (
+                np.array([right[0], by_section.std(ddof=1)])
+            ),
+            "use ddof=1: with few sections the difference matters.": pack(by_section, ddof=0),
+            "you averaged over sections and kept seeds; axis=1 holds the seeds.": pack(
+                (second - first).mean(0)
+            ),
+        },
+    )
+
+
+def check_partial_correlation(function: Callable) -> None:
+    """Chapter 05: true and predicted (spots,) and log depth (spots,) to their partial r."""
+    rng = np.random.default_rng(5)
+    depth = rng.normal(9, 0.5, 40)
+    true = 0.9 * depth + rng.normal(0, 0.4, 40)
+    predicted = 0.7 * depth + 0.5 * (true - 0.9 * depth) + rng.normal(0, 0.3, 40)
+
+    def residual(values: np.ndarray, *, intercept: bool = True) -> np.ndarray:
+        columns = [np.ones_like(depth), depth] if intercept else [depth]
+        design = np.column_stack(columns)
+        return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+
+    def r(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.corrcoef(a, b)[0, 1])
+
+    _judge(
+        function,
+        (true, predicted, depth),
+        r(residual(true), residual(predicted)),
+        {
+            "that is the plain correlation; depth is still in it.": r(true, predicted),
+            "you took depth out of the prediction only; take it out of both.": (
+                r(true, residual(predicted))
+            ),
+            "you took depth out of the truth only; take it out of both.": (
+                r(residual(true), predicted)
+            ),
+            "the regression needs an intercept.": (
+                r(residual(true, intercept=False), residual(predicted, intercept=False))
+            ),
+            "dividing by depth does not take it out; subtract a regression on it.": (
+                r(true / depth, predicted / depth)
+            ),
+            "that is the correlation with depth.": r(predicted, depth),
+        },
+    )
+
+
+def check_counting_ceiling(function: Callable) -> None:
+    """Chapter 05: correlation r of two halves (genes,) to the counting ceiling (genes,)."""
+    r = np.array([0.8, 0.36, 0.0, -0.1])
+    kept = np.clip(r, 0, None)
+    _judge(
+        function,
+        (r,),
+        np.sqrt(2 * kept / (1 + kept)),
+        {
+            "that is the reliability of all counts; the ceiling is its square root.": (
+                2 * kept / (1 + kept)
+            ),
+            "that is the ceiling of one half; Spearman and Brown bring it to all counts.": (
+                np.sqrt(kept)
+            ),
+            "a correlation below zero means no signal: take 0 before the root.": (
+                np.sqrt(2 * r / (1 + r))
+            ),
+            "that is the halves' own correlation.": r,
+            "the formula is 2 r / (1 + r), not r / (1 + r).": np.sqrt(kept / (1 + kept)),
+        },
+    )

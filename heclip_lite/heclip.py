@@ -126,7 +126,7 @@ class HECLIP(Method):
             dim=128,
             options={"cosine": True, "targets": "identity"},
         )
-        decode = config.Decode(k=None, weights=0.1, rank=contrast.rank)
+        decode = config.Decode(k=None, weights=0.2, rank=contrast.rank)
         return cls(image, contrast, decode, settings, members=members, **options)
 
     def _marked(self) -> Self:

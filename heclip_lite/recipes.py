@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from heclip_lite import config
 from heclip_lite.base import Method
+from heclip_lite.heclip import PUBLISHED_TRAINING
 from heclip_lite.methods import (
     BLEEP,
     CLIP,
@@ -53,6 +54,8 @@ class Size:
         Patches for everything that trains an encoder end to end.
     end_to_end
         The training loop of those.
+    reference
+        The training loop of HECLIP as released; its own by default.
     heads
         The training loop of heads on frozen features.
     members
@@ -62,6 +65,7 @@ class Size:
     maps: config.MapInput = field(default_factory=config.MapInput)
     patches: config.PatchInput = field(default_factory=config.PatchInput)
     end_to_end: config.Training = field(default_factory=lambda: config.Training(epochs=15))
+    reference: config.Training = PUBLISHED_TRAINING
     heads: config.Training = field(default_factory=lambda: config.Training(epochs=30))
     members: int = 5
 
@@ -76,13 +80,13 @@ def contestants(size: Size) -> dict[str, Method]:
     """Methods that see the image only, by name."""
     recommended = HECLIP.recommended(size.maps, size.heads, members=size.members)
     kernel_ridge = KernelRidge(size.maps)
-    published = replace(
-        size.patches, encoder=replace(size.patches.encoder, colour="bgr", scaling="none")
-    )
+    # As released: raw pixels, blue first; the batch norms learn to bear them.
+    raw = replace(size.patches.encoder, colour="bgr", scaling="none", fixed_norms=False)
+    published = replace(size.patches, encoder=raw)
     return {
         "heclip_recommended": recommended,
-        "heclip_reference_hvg": HECLIP.reference_hvg(published, size.end_to_end),
-        "heclip_reference_heg": HECLIP.reference_heg(published, size.end_to_end),
+        "heclip_reference_hvg": HECLIP.reference_hvg(published, size.reference),
+        "heclip_reference_heg": HECLIP.reference_heg(published, size.reference),
         "bleep": BLEEP(size.patches, size.end_to_end),
         "clip": CLIP(size.patches, size.end_to_end),
         "regression": Regression(size.patches, size.end_to_end),

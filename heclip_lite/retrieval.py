@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 4096  # queries compared at once: bounds memory at CHUNK x references similarities
+_DENSE = 8  # from an eighth of the references on, a product of matrices is faster than gathering
 
 
 def _pair(query: Any, reference: Any) -> tuple[Tensor, Tensor]:
@@ -125,6 +126,10 @@ def impute(
     similarity, indices = _nearest(query, reference, k)
     share = _shares(similarity, weights).to(expression.dtype)  # (queries, k)
 
+    if not return_spread and k > len(reference) // _DENSE:
+        every = torch.zeros(len(query), len(reference), dtype=share.dtype, device=share.device)
+        mean = every.scatter_(1, indices, share) @ expression
+        return mean if as_tensor else mean.numpy()
     means, spreads = [], []
     # Neighbours times genes is the large array: keep it at a few hundred MB.
     step = max(1, 2**26 // (k * expression.shape[1]))

@@ -281,3 +281,42 @@ def _explored(
     levels = ", ".join(f"{name} {values[spot]:.2f}" for name, values in maps.items())
     figure.suptitle(f"{gene} in spot {spot}: {levels} ({plotting.LEVEL})", fontsize=10.5)
     return figure
+
+
+def target_explorer(image: np.ndarray) -> Explorer:
+    """Move the temperature and see soft targets sharpen into one-hot ones.
+
+    Parameters
+    ----------
+    image
+        Embeddings of pictures (batch, dim).
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two pictures.
+    """
+    import ipywidgets
+    import torch
+
+    from heclip_lite.losses import target_matrix
+
+    given = torch.as_tensor(np.asarray(image, dtype=np.float64))
+    if given.ndim != 2 or len(given) < 2:
+        raise ValueError(
+            f"image has shape {tuple(given.shape)}; give embeddings (batch, dim) of 2 or more."
+        )
+    temperature = ipywidgets.FloatLogSlider(
+        value=1.0, min=-2, max=3, step=0.25, description="Temperature", continuous_update=False,
+        style=_WIDE, layout={"width": "95%"},
+    )  # fmt: skip
+    scaled = ipywidgets.Checkbox(value=False, description="Scale embeddings to length 1")
+
+    def draw(temperature: float, scaled: bool) -> Figure:
+        z = torch.nn.functional.normalize(given, dim=1) if scaled else given
+        target = target_matrix(z, z, temperature=temperature)
+        spread = float(torch.exp(torch.special.entr(target).sum(1)).mean())
+        title = f"temperature {temperature:g}: {spread:.1f} effective targets of {len(target)}"
+        return plotting.matrices({title: target.numpy()})
+
+    return Explorer({"temperature": temperature, "scaled": scaled}, draw)

@@ -149,3 +149,15 @@ def test_another_image_gives_other_features(small_sections, cache):
     after = np.hstack(encoders.pooled_features(section, MAPS))
     assert not np.allclose(before, after)
     assert len(list((store.cache_dir() / "pooled").glob("*.npy"))) == 2
+
+
+def test_fixed_norms_stay_while_the_rest_is_trained():
+    """A network whose batch norms were folded must see the same function in training."""
+    settings = config.Encoder("test_resnet", fixed_norms=True)
+    pixels = torch.randint(0, 255, (4, 32, 32, 3), dtype=torch.uint8)
+    encoder = encoders.ImageEncoder(settings).train()
+    trained = encoder(pixels)
+    assert trained.requires_grad
+    torch.testing.assert_close(trained, encoder.eval()(pixels))
+    free = encoders.ImageEncoder(config.Encoder("test_resnet")).train()
+    assert not torch.allclose(free(pixels), free.eval()(pixels), atol=1e-3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from heclip_lite import evaluation, exercises, genes, losses, retrieval
+from heclip_lite import evaluation, exercises, genes, losses, metrics, retrieval
 
 CHECKS = {name: f for name, f in vars(exercises).items() if name.startswith("check_")}
 
@@ -20,6 +20,14 @@ def _pitch(spatial, um_per_px):
     return np.median(distances.min(1)) * um_per_px
 
 
+def _mean_and_error(values):
+    return np.array([values.mean(), values.std(ddof=1) / np.sqrt(len(values))])
+
+
+def _residual(values, depth):
+    return values - np.polyval(np.polyfit(depth, values, 1), depth)
+
+
 SOLUTIONS = {
     "check_log_normalise": genes.log_normalise,
     "check_pitch": _pitch,
@@ -27,6 +35,14 @@ SOLUTIONS = {
     "check_sharpness": lambda i: losses.target_matrix(i, i).amax(1).mean(),
     "check_retrieve": lambda q, r: retrieval.retrieve(q, r, k=3),
     "check_pearson": evaluation.pearson_per_gene,
+    "check_effective_targets": lambda t: torch.exp(torch.special.entr(t).sum(1)),
+    "check_paired_difference": lambda a, b: _mean_and_error((b - a).mean(1)),
+    "check_partial_correlation": lambda t, p, d: metrics.partial_pearson_per_gene(
+        t[:, None], p[:, None], d
+    )[0],
+    "check_counting_ceiling": lambda r: np.sqrt(
+        2 * np.clip(r, 0, None) / (1 + np.clip(r, 0, None))
+    ),
 }
 
 PLANTED = [
@@ -67,6 +83,34 @@ PLANTED = [
         lambda t, p: (t * p).sum(0) / np.sqrt((t**2).sum(0) * (p**2).sum(0)),
         "that is a cosine",
     ),
+    ("check_effective_targets", lambda t: torch.special.entr(t).sum(1), "that is the entropy;"),
+    (
+        "check_effective_targets",
+        lambda t: torch.exp(-(t * t.log()).sum(1)),
+        "use torch.special.entr",
+    ),
+    ("check_effective_targets", lambda t: torch.exp(torch.special.entr(t).sum(0)), "dim=1"),
+    ("check_paired_difference", lambda a, b: _mean_and_error((a - b).mean(1)), "sign is turned"),
+    (
+        "check_paired_difference",
+        lambda a, b: _mean_and_error((b - a).ravel()),
+        "average over seeds",
+    ),
+    (
+        "check_paired_difference",
+        lambda a, b: np.array([(b - a).mean(), (b - a).mean(1).std(ddof=1)]),
+        "root of the number of sections",
+    ),
+    ("check_partial_correlation", lambda t, p, d: np.corrcoef(t, p)[0, 1], "depth is still in it"),
+    (
+        "check_partial_correlation",
+        lambda t, p, d: np.corrcoef(t, _residual(p, d))[0, 1],
+        "out of both",
+    ),
+    ("check_partial_correlation", lambda t, p, d: np.corrcoef(t / d, p / d)[0, 1], "dividing"),
+    ("check_counting_ceiling", lambda r: np.sqrt(2 * r / (1 + r)), "below zero"),
+    ("check_counting_ceiling", lambda r: 2 * np.clip(r, 0, None) / (1 + r), "square root"),
+    ("check_counting_ceiling", lambda r: np.sqrt(np.clip(r, 0, None)), "one half"),
 ]
 
 

@@ -140,3 +140,17 @@ def test_the_figure_is_an_output_of_its_own(tmp_path):
         o.data["image/png"] for o in notebook.cells[0].outputs if "image/png" in o.get("data", {})
     ]
     assert len(pictures) == 1, "a choice changes the figure in its place and adds none"
+
+
+def test_target_explorer_shows_targets_sharpen():
+    image = np.random.default_rng(0).normal(size=(8, 64))
+    explorer = widgets.target_explorer(image)
+    title = explorer.figure.axes[0].get_title()
+    assert title.startswith("temperature 1: 1.0 effective targets of 8")
+    explorer.controls["temperature"].value = 1000.0
+    assert "8.0 effective targets" in explorer.figure.axes[0].get_title()
+    explorer.controls["temperature"].value = 1.0
+    explorer.controls["scaled"].value = True
+    assert "1.0 effective" not in explorer.figure.axes[0].get_title()
+    with pytest.raises(ValueError, match="give embeddings"):
+        widgets.target_explorer(np.zeros(3))

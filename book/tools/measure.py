@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any
 
@@ -20,8 +21,9 @@ TUNED_ON = ("C2", "C3", "C4", "C5")  # where recipes were chosen, by leaving one
 SEEDS = (0, 1, 2)
 
 
-def read(data: str, names: Sequence[str] | None = None) -> list[AnnData]:
-    """Sections of a dataset, all of them unless some are named."""
+@lru_cache(maxsize=4)  # once per process: parsing the tables takes longer than training a head
+def read(data: str, names: tuple[str, ...] | None = None) -> list[AnnData]:
+    """Sections of a dataset, all of them unless some are named; not to be changed."""
     if data == "her2st":
         return sections.read_her2st(names)
     found = course.DATASETS[data].read(0)
@@ -35,7 +37,7 @@ def size_of(data: str) -> recipes.Size:
         return recipes.Size(
             maps=config.MapInput(encoder),
             patches=config.PatchInput(encoder),
-            end_to_end=config.Training(epochs=8),
+            end_to_end=config.Training(epochs=8, batch_size=32, learning_rate=3e-4),
         )
     return recipes.Size(maps=config.MapInput(um_per_px=(2.74, 1.37)))
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 
 import pandas as pd
+from anndata import AnnData
 from measure import TUNED_ON, keep_cache_in_build, read, size_of, spread
 from results import COMMITTED, write_results
 
@@ -74,8 +75,14 @@ def candidates() -> dict[str, Method]:
         "HECLIP, 40 expression components": heclip(contrast={"rank": 40}, decode={"rank": 40}),
         "HECLIP, temperature 0.1": heclip(contrast={"temperature": 0.1}),
         "HECLIP, temperature 0.4": heclip(contrast={"temperature": 0.4}),
-        "HECLIP, weights 0.05": heclip(decode={"weights": 0.05}),
-        "HECLIP, weights 0.2": heclip(decode={"weights": 0.2}),
+        **{f"HECLIP, weights {w:g}": heclip(decode={"weights": w}) for w in (0.05, 0.1, 0.15, 0.3)},
+        **{f"HECLIP, {d} dimensions": heclip(contrast={"dim": d}) for d in (64, 256)},
+        **{
+            f"HECLIP, learning rate {rate:g}": heclip(settings={"learning_rate": rate})
+            for rate in (3e-4, 3e-3)
+        },
+        "HECLIP, 15 epochs": heclip(settings={"epochs": 15}),
+        "HECLIP, 60 epochs": heclip(settings={"epochs": 60}),
         "HECLIP, 10 networks": heclip(members=10),
         "HECLIP, colour and nuclei": heclip(config.AppearanceInput()),
         "kernel ridge": kernel,
@@ -98,13 +105,41 @@ def candidates() -> dict[str, Method]:
         ),
         "BLEEP on maps": BLEEP(maps, heads, members=5),
         "CLIP on maps": CLIP(maps, heads, members=5),
-        "regression, end to end": Regression(size.patches, size.end_to_end),
     }
 
 
-def _read() -> tuple[list, list]:
+def end_to_end() -> dict[str, Method]:
+    """What was tried for methods that train their encoder; one fold each, for they are slow."""
+    size = size_of("her2st")
+    loops = {
+        f"learning rate {rate:g}, batch {batch}, {epochs} epochs": replace(
+            size.end_to_end, learning_rate=rate, batch_size=batch, epochs=epochs
+        )
+        for rate, batch, epochs in (
+            (1e-3, 128, 8),
+            (1e-3, 32, 8),
+            (3e-4, 32, 8),
+            (1e-4, 32, 8),
+            (3e-4, 32, 15),
+        )
+    }
+    return {
+        f"{name}, end to end, {loop}": made(size.patches, settings)
+        for loop, settings in loops.items()
+        for name, made in (("regression", Regression), ("CLIP", CLIP))
+    }
+
+
+def groups() -> dict[str, tuple[dict[str, Method], tuple[str, ...]]]:
+    """Candidates and the sections that are left out for them, by group."""
+    return {"heads": (candidates(), TUNED_ON), "end to end": (end_to_end(), TUNED_ON[-1:])}
+
+
+def folds_of(held_out: tuple[str, ...]) -> tuple[list[AnnData], list[evaluation.Fold]]:
+    """The tuning sections and the folds that leave out these."""
     serial = read("her2st", TUNED_ON)
-    return serial, evaluation.leave_one_out(serial, "section")
+    folds = evaluation.leave_one_out(serial, "section")
+    return serial, [fold for fold in folds if fold.test[0] in held_out]
 
 
 def describe(image: config.Input, number: int) -> None:
@@ -112,25 +147,14 @@ def describe(image: config.Input, number: int) -> None:
     features.describe(read("her2st", TUNED_ON)[number], image)
 
 
-def job(name: str, fold: int) -> None:
+def job(group: str, name: str, held_out: str) -> None:
     """Fit one candidate on one fold."""
-    serial, folds = _read()
-    evaluation.contest({name: candidates()[name]}, serial, [folds[fold]])
+    evaluation.contest({name: groups()[group][0][name]}, *folds_of((held_out,)))
 
 
-def main() -> int:
-    """Score all candidates, or those whose name holds ``--only``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="part of a name")
-    arguments = parser.parse_args()
-    keep_cache_in_build()
-    started = time.perf_counter()
-    chosen = {n: m for n, m in candidates().items() if arguments.only.lower() in n.lower()}
-    serial, folds = _read()
-    inputs = recipes.inputs_of(chosen)
-    spread(describe, [(i, n) for n in range(len(serial)) for i in inputs], label="slides")
-    spread(job, [(name, fold) for fold in range(len(folds)) for name in chosen], label="tried")
-    table = evaluation.contest(chosen, serial, folds)
+def scores(chosen: dict[str, Method], held_out: tuple[str, ...]) -> pd.DataFrame:
+    """Mean correlations of each candidate, a row each."""
+    table = evaluation.contest(chosen, *folds_of(held_out))
     table = table[(table["scope"] == "per_section") & table["gene_set"].isin(COLUMNS)]
     means = table.pivot_table(
         index="method", columns=["metric", "gene_set"], values="value", aggfunc="mean", sort=False
@@ -140,7 +164,30 @@ def main() -> int:
         found[gene_set] = means["pearson", gene_set]
     for gene_set in COLUMNS[:2]:
         found[f"partial_{gene_set}"] = means["partial_pearson", gene_set]
-    found = found.reset_index().assign(split="section", folds=" ".join(TUNED_ON), seeds=1)
+    return found.reset_index().assign(split="section", folds=" ".join(held_out), seeds=1)
+
+
+def main() -> int:
+    """Score all candidates, or those whose name holds ``--only``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="part of a name")
+    arguments = parser.parse_args()
+    keep_cache_in_build()
+    started = time.perf_counter()
+    chosen = {
+        group: ({n: m for n, m in made.items() if arguments.only.lower() in n.lower()}, held_out)
+        for group, (made, held_out) in groups().items()
+    }
+    inputs = recipes.inputs_of(chosen["heads"][0])
+    spread(describe, [(i, n) for n in range(len(TUNED_ON)) for i in inputs], label="slides")
+    todo = [
+        (group, name, section)
+        for group, (made, held_out) in chosen.items()
+        for section in held_out
+        for name in made
+    ]
+    spread(job, todo, label="tried")
+    found = pd.concat([scores(*part) for part in chosen.values() if part[0]], ignore_index=True)
     print(found.round(3).to_string(index=False))
     if arguments.only:
         print(f"{COMMITTED.name}/tried.csv is written only when all are tried.")
