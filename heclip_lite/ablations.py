@@ -81,7 +81,7 @@ def factors(size: recipes.Size, encoders: dict[str, config.Encoder] | None = Non
             "against spots": changed(decode={"against": "spots"}),
         },
         "sharpness of the weights": {
-            f"{t:g}": changed(decode={"weights": t}) for t in (0.02, 0.05, 0.2, 0.5)
+            f"{t:g}": changed(decode={"weights": t}) for t in (0.02, 0.05, 0.1, 0.5)
         },
         "retrieved spots (k)": {
             f"{k}": changed(decode={"k": k, "weights": None}) for k in (1, 5, 20, 100)

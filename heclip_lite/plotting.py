@@ -51,6 +51,7 @@ from heclip_lite.result_charts import (
     ranking,
     readable,
     scopes,
+    set_name,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ __all__ = [
     "readable",
     "scatter2d",
     "scopes",
+    "set_name",
     "slide",
     "slides",
     "spread_against_error",

@@ -27,6 +27,7 @@ PROSE = [
     "glossary",
     "references",
     "api",
+    "benchmark",
     "status",
 ]
 MODULES = sorted(p.stem for p in (ROOT / "heclip_lite").glob("*.py") if p.stem[0] != "_")

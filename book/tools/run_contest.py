@@ -28,7 +28,6 @@ QUICK_FOLDS = ("C6", "B4")
 COARSEST = 3.19  # um per px: donor A is published at no finer scale
 # They train an encoder for each fold, which takes most of the time: one seed, and said so.
 END_TO_END = ("heclip_reference_hvg", "heclip_reference_heg", "bleep", "clip", "regression")
-NOT_ON_BLOCKS = ("random_encoder",)  # its features of 40 pieces take as long as all the rest
 ONE_SCALE = ("heclip_recommended", "kernel_ridge", "ridge", "average", "colour", "mean_colour")
 Part = tuple[list[AnnData], list[splits.Fold]]
 
@@ -42,7 +41,7 @@ def parts_of(data: str) -> dict[str, Part]:
             "donor": (everything, evaluation.leave_one_out(everything, "donor")),
         }
     serial = [s for s in everything if sections.name_of(s) in SERIAL]
-    pieces, blocks = splits.spatial_blocks(serial)
+    pieces, blocks = splits.spatial_blocks(serial, rows=1, columns=2)  # left and right halves
     alike = [registration.harmonise(s, COARSEST) for s in everything]
     return {
         "section": (serial, evaluation.leave_one_out(serial, "section")),
@@ -59,13 +58,8 @@ def methods_of(data: str, part: str, names: tuple[str, ...] | None = None) -> di
     if part == "one_scale":
         chosen = recipes.everyone(recipes.at_one_scale(size, COARSEST))
         names = ONE_SCALE if names is None else tuple(n for n in ONE_SCALE if n in names)
-    left_out = NOT_ON_BLOCKS if part == "block" else ()
     suffix = "_one_scale" if part == "one_scale" else ""
-    return {
-        n + suffix: m
-        for n, m in chosen.items()
-        if (names is None or n in names) and n not in left_out
-    }
+    return {n + suffix: m for n, m in chosen.items() if names is None or n in names}
 
 
 def seeds_of(name: str, method: Method, seeds: tuple[int, ...]) -> tuple[int, ...]:

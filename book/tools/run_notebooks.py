@@ -18,6 +18,7 @@ from pathlib import Path
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
+from results import COMMITTED
 from settings import (
     NOTEBOOKS,
     RESULTS,
@@ -36,10 +37,13 @@ from heclip_lite.store import content_key, package_hash, write_json
 
 def input_key(notebook: Path, data: str, profile: str) -> str:
     """Key of everything that decides what `notebook` shows."""
+    source = notebook.read_bytes()
+    tables = sorted(COMMITTED.glob("*.csv")) if b"course.published" in source else []
     real = data != "synthetic" and os.environ.get("HECLIP_LITE_DATA")
     slides = str(Path(real).expanduser().absolute()) if real else ""
     return content_key(
-        notebook.read_bytes(),
+        source,
+        *[table.read_bytes() for table in tables],
         profile_path(data, profile).read_bytes(),
         (ROOT / "requirements.txt").read_bytes(),
         package_hash(),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from benchmark_page import fill_in
 from run_notebooks import result_files
 from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown
 
@@ -23,7 +24,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def make_stage(data: str, profile: str, records: list[dict]) -> Path:
     """Fill the staging folder anew from the executed notebooks of one run."""
     shutil.rmtree(STAGE, ignore_errors=True)
-    skip = shutil.ignore_patterns("tools", "__pycache__", ".ipynb_checkpoints")
+    skip = shutil.ignore_patterns("tools", "results", "__pycache__", ".ipynb_checkpoints")
     shutil.copytree(ROOT / "book", STAGE / "book", ignore=skip)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(ROOT / name, STAGE / name)
@@ -32,6 +33,8 @@ def make_stage(data: str, profile: str, records: list[dict]) -> Path:
     for notebook in notebooks():
         executed = nbformat.read(folder / notebook.name, as_version=4)
         nbformat.write(for_the_site(executed), STAGE / "notebooks" / notebook.name)
+    for marker, text in fill_in(STAGE / "book" / "_static").items():
+        fill(STAGE / "book" / "benchmark.md", marker, text)
     fill(STAGE / "book" / "status.md", "status-table", status_table(records, folder / "results"))
     return STAGE
 

@@ -1,0 +1,232 @@
+"""The benchmark page: its figures, tables and sentences, drawn from the committed results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from results import read_results
+
+from heclip_lite import plotting, recipes
+
+SETS = ("hvg1000", "hvg50", "heg50", "svg50", "fixed")
+SPLITS = {
+    "section": "when one section of donor C is left out at a time",
+    "donor": "when one donor is left out at a time",
+    "block": "when half of every section of donor C is left out at a time",
+}
+ONE_SCALE = "_one_scale"
+
+
+def fill_in(figures: Path) -> dict[str, str]:
+    """Generated text by the marker it replaces; draws the figures into `figures`."""
+    plotting.use_style()
+    figures.mkdir(parents=True, exist_ok=True)
+    contest, record = read_results("contest_her2st")
+    ceilings, _ = read_results("ceilings_her2st")
+    alike = contest["method"].str.endswith(ONE_SCALE)
+    main = contest[~alike]
+
+    def draw(name: str, figure: object, alt: str) -> str:
+        (figures / f"benchmark-{name}.png").write_bytes(plotting.png(figure))
+        return f"![{alt}](_static/benchmark-{name}.png)"
+
+    found = {"benchmark-record": record_text(record, contest)}
+    for split, what in SPLITS.items():
+        picture = draw(
+            split,
+            plotting.ranking(main, split=split, ceilings=ceilings),
+            f"Ranking of methods, controls and oracles by mean correlation {what}.",
+        )
+        found[f"benchmark-{split}"] = "\n\n".join(
+            [winner(main, split), picture, score_table(main, split)]
+        )
+    found["benchmark-one-scale"] = score_table(contest[alike], "donor")
+    found["benchmark-depth"] = "\n\n".join(
+        draw(
+            f"depth-{split}",
+            plotting.depth(main, split=split),
+            f"Correlation and partial correlation given depth of each method {SPLITS[split]}.",
+        )
+        for split in ("section", "donor")
+    )
+    found["benchmark-scopes"] = draw(
+        "scopes",
+        plotting.scopes(main, split="donor"),
+        "Correlation inside sections and pooled over sections, for each method, leaving out "
+        "donors.",
+    )
+    found["benchmark-intervals"] = intervals_text(draw)
+    found["benchmark-ceilings"] = ceilings_text(ceilings, main)
+    found["benchmark-audit"] = audit_text()
+    found["benchmark-ledger"] = ledger_text(draw)
+    found["benchmark-tried"] = tried_text()
+    return found
+
+
+def markdown(table: pd.DataFrame, left: int = 1) -> str:
+    """A table as Markdown; the first `left` columns are text."""
+    marks = [":--"] * left + ["--:"] * (table.shape[1] - left)
+    rows = [list(map(str, table.columns)), marks]
+    for row in table.itertuples(index=False):
+        rows.append([_cell(value) for value in row])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.3f}"
+    return str(value)
+
+
+def means(table: pd.DataFrame, split: str, metric: str = "pearson") -> pd.DataFrame:
+    """Means over seeds, then sections: methods by gene set."""
+    found = plotting.fold_means(table, metric=metric, split=split)
+    return found.pivot_table(index="method", columns="gene_set", values="value")
+
+
+def score_table(table: pd.DataFrame, split: str) -> str:
+    """Methods down, gene sets across, best method first; then controls and oracles."""
+    plain = means(table, split)
+    shown = plain[[s for s in SETS if s in plain]].rename(columns=_set_name)
+    for gene_set in ("hvg1000", "hvg50"):
+        partial = means(table, split, "partial_pearson")[gene_set]
+        shown[f"{_set_name(gene_set)}, given depth"] = partial
+    shown["RMSE, HVG-1000"] = means(table, split, "rmse")["hvg1000"]
+    kind = [recipes.kind_of(name) for name in shown.index]
+    order = {"method": 0, "control": 1, "oracle": 2}
+    shown = shown.assign(kind=kind, rank=[order[k] for k in kind])
+    shown = shown.sort_values(["rank", _set_name("hvg50")], ascending=[True, False])
+    shown.insert(0, "What", shown.pop("kind"))
+    shown.insert(0, "Method", [plotting.readable(n.removesuffix(ONE_SCALE)) for n in shown.index])
+    return markdown(shown.drop(columns="rank"), left=2)
+
+
+def _set_name(gene_set: str) -> str:
+    return plotting.set_name(gene_set)
+
+
+def winner(table: pd.DataFrame, split: str) -> str:
+    """Who is first, and what that is worth."""
+    score = means(table, split)["hvg50"]
+    partial = means(table, split, "partial_pearson")["hvg50"]
+    methods = [n for n in score.index if recipes.kind_of(n) == "method"]
+    best = score[methods].idxmax()
+    return (
+        f"First is *{plotting.readable(best)}*: {score[best]:.3f} on "
+        f"{_set_name('hvg50')}, {partial[best]:.3f} given depth, "
+        f"{score[best] / score['oracle_other_genes']:.0%} of the other-genes oracle.\n"
+        f"Beside it stand position with {score['position']:.3f}, mean colour with "
+        f"{score['mean_colour']:.3f} and ridge with {score['ridge']:.3f}."
+    )
+
+
+def record_text(record: dict, table: pd.DataFrame) -> str:
+    """How the contest was made."""
+    versions = ", ".join(f"{k} {v}" for k, v in sorted(record["versions"].items()))
+    return (
+        f"The contest has {table['method'].nunique()} rows of methods, controls and oracles and "
+        f"{len(table):,} values.\n"
+        f"`make contest DATA=her2st` made it in {record['seconds'] / 3600:.1f} hours on "
+        f"{record['device']}, with {versions}."
+    )
+
+
+def intervals_text(draw: object) -> str:
+    """Intervals of the sections that took no part in any choice."""
+    table, _ = read_results("intervals_her2st")
+    kept = [
+        *("heclip_recommended", "kernel_ridge", "average", "heclip_reference_hvg"),
+        *("regression", "colour", "mean_colour", "position"),
+    ]
+    chosen = table[
+        (table["against"] == "ridge")
+        & (table["gene_set"] == "hvg50")
+        & (table["metric"] == "pearson")
+        & table["method"].isin(kept)
+    ]
+    parts = []
+    for split, folds in (("section", ("C6",)), ("donor", ("A1", "A2", "B4"))):
+        here = chosen[(chosen["split"] == split) & chosen["fold"].isin(folds)]
+        if len(here):
+            parts.append(
+                draw(
+                    f"intervals-{split}",
+                    plotting.intervals(here),
+                    f"Differences to ridge with block-bootstrap intervals, {SPLITS[split]}.",
+                )
+            )
+    return "\n\n".join(parts)
+
+
+def ceilings_text(ceilings: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Means over sections by split and gene set, with the other-genes oracle beside them."""
+    mean = ceilings.pivot_table(index=["split", "gene_set"], columns="ceiling", values="value")
+    oracle = pd.concat({split: means(table, split).loc["oracle_other_genes"] for split in SPLITS})
+    mean["other genes"] = oracle.reindex(mean.index)
+    mean = mean.reset_index()
+    order = {name: i for i, name in enumerate([*SPLITS, *SETS])}
+    mean = mean.sort_values(["split", "gene_set"], key=lambda c: c.map(order))
+    mean["gene_set"] = mean["gene_set"].map(_set_name)
+    mean = mean.rename(columns={"split": "Split", "gene_set": "Genes", "counting": "Counting"})
+    return markdown(
+        mean.rename(columns={"adjacent": "Adjacent sections", "other genes": "Other genes"}), left=2
+    )
+
+
+def audit_text() -> str:
+    """Both pipelines on C6, leak by leak."""
+    table, _ = read_results("audit_her2st")
+    chosen = table[(table["split"] == "section") & (table["fold"] == "C6")]
+    shown = pd.DataFrame({"Leak": chosen["leak"].unique()}).set_index("Leak")
+    for pipeline in ("ours", "as released"):
+        here = chosen[chosen["pipeline"] == pipeline].set_index("leak")
+        shown[pipeline.capitalize()] = here["found"]
+    sized = chosen[chosen["pipeline"] == "as released"].set_index("leak")
+    shown["Size"] = [
+        "" if pd.isna(size) or found == "no" else f"{size:.3g} {unit}"
+        for size, unit, found in zip(sized["size"], sized["unit"], sized["found"], strict=True)
+    ]
+    shown["What was counted"] = sized["detail"]
+    return markdown(shown.reset_index(), left=5)
+
+
+def ledger_text(draw: object) -> str:
+    """The figure of real sections, and means on both datasets."""
+    real, _ = read_results("ledger_her2st")
+    made, _ = read_results("ledger_synthetic")
+    picture = draw(
+        "ledger",
+        plotting.ledger(real, truth="as the pipeline scores"),
+        "What each questionable choice adds to the score that a pipeline would report of itself.",
+    )
+    columns = {}
+    for title, table, truth in (
+        ("Own score, her2st", real, "as the pipeline scores"),
+        ("Honest score, her2st", real, "measured"),
+        ("Own score, synthetic", made, "as the pipeline scores"),
+        ("True expression, synthetic", made, "true"),
+    ):
+        of = table[
+            (table["metric"] == "pearson")
+            & (table["gene_set"] == "hvg50")
+            & (table["direction"] == "one_on_from_clean")
+            & (table["choice"] != "none")
+            & (table["truth"] == truth)
+        ]
+        columns[title] = of.groupby("choice", sort=False)["difference"].mean()
+    shown = pd.DataFrame(columns)
+    shown.insert(0, "Switched on alone", [name.replace("_", " ") for name in shown.index])
+    return "\n\n".join([picture, markdown(shown)])
+
+
+def tried_text() -> str:
+    """The whole table."""
+    table, _ = read_results("tried")
+    names = {s: _set_name(s) for s in SETS} | {
+        "partial_hvg1000": "HVG-1000, given depth",
+        "partial_hvg50": "HVG-50, given depth",
+    }
+    shown = table[["tried", *[c for c in names if c in table], "folds"]]
+    shown = shown.rename(columns={**names, "tried": "Tried", "folds": "Left out"})
+    return markdown(shown)
