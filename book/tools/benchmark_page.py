@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from results import read_results
+from results import methods_key, read_results
 
 from heclip_lite import plotting, recipes
 
@@ -123,12 +123,19 @@ def winner(table: pd.DataFrame, split: str) -> str:
 
 def record_text(record: dict, table: pd.DataFrame) -> str:
     """How the contest was made."""
+    changed = ""
+    if record.get("methods") != methods_key():
+        changed = (
+            "\n\n:::{admonition} Measured with other code\n:class: warning\n"
+            "The code of the methods has changed since. "
+            "`make contest DATA=her2st QUICK=1` says whether the numbers still hold.\n:::"
+        )
     versions = ", ".join(f"{k} {v}" for k, v in sorted(record["versions"].items()))
     return (
         f"The contest has {table['method'].nunique()} rows of methods, controls and oracles and "
         f"{len(table):,} values.\n"
         f"`make contest DATA=her2st` made it in {record['seconds'] / 3600:.1f} hours on "
-        f"{record['device']}, with {versions}."
+        f"{record['device']}, with {versions}.{changed}"
     )
 
 
@@ -197,8 +204,9 @@ def ledger_text(draw: object) -> str:
     made, _ = read_results("ledger_synthetic")
     picture = draw(
         "ledger",
-        plotting.ledger(real, truth="as the pipeline scores"),
-        "What each questionable choice adds to the score that a pipeline would report of itself.",
+        plotting.ledger(real),
+        "What each questionable choice adds to an honest score, and to the score that a pipeline "
+        "would report of itself.",
     )
     columns = {}
     for title, table, truth in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from anndata import AnnData
 from settings import BUILD, notebook_environment
 from tqdm import tqdm
 
-from heclip_lite import backbones, config, course, recipes, sections
+from heclip_lite import backbones, config, course, recipes, sections, store
 
 SERIAL = ("C2", "C3", "C4", "C5", "C6")  # one donor of her2st, section by section
 TUNED_ON = ("C2", "C3", "C4", "C5")  # where recipes were chosen, by leaving one of them out
@@ -43,9 +44,10 @@ def size_of(data: str) -> recipes.Size:
 
 
 def spread(work: Callable[..., Any], jobs: Iterable[tuple], *, label: str) -> float:
-    """Call ``work(*job)`` for every job, one process per core; returns the seconds it took.
+    """Call ``work(*job)`` for every job, one process per core.
 
     Results stay where `work` leaves them: on disk, so that a stopped run goes on.
+    Returns the seconds it took, with those of stopped runs of the same code.
     """
     jobs = list(jobs)
     started = time.perf_counter()
@@ -68,7 +70,18 @@ def spread(work: Callable[..., Any], jobs: Iterable[tuple], *, label: str) -> fl
         finally:
             for name, value in before.items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-    return time.perf_counter() - started
+            spent = _add_seconds(label, time.perf_counter() - started)
+    return spent
+
+
+def _add_seconds(label: str, seconds: float) -> float:
+    """Add to what was spent on this work by the same code before; return the sum."""
+    key = store.content_key(label, store.code_hash(recipes.__name__))[:16]
+    path = store.cache_dir() / "seconds" / f"{key}.json"
+    if path.exists():
+        seconds += json.loads(path.read_text(encoding="utf-8"))["seconds"]
+    store.write_json(path, {"label": label, "seconds": seconds})
+    return seconds
 
 
 def keep_cache_in_build() -> None:

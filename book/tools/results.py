@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from settings import BUILD, ROOT, shown
 
-from heclip_lite import runtime, store
+from heclip_lite import recipes, runtime, store
 
 COMMITTED = ROOT / "book" / "results"
 QUICK = BUILD / "results" / "quick"  # what QUICK=1 measures stays out of git
@@ -41,6 +41,7 @@ def write_results(
         folder / f"{name}.json",
         {
             **store.provenance(runtime.pick_device()),
+            "methods": methods_key(),
             "rows": len(table),
             "seconds": round(seconds, 1),
             "settings": settings,
@@ -48,6 +49,11 @@ def write_results(
     )
     print(f"{len(table):,} rows in {shown(path)}, {seconds / 60:.1f} min")
     return path
+
+
+def methods_key() -> str:
+    """Key of the code that decides predictions; comments and layout do not change it."""
+    return store.code_hash(recipes.__name__)
 
 
 def read_results(name: str, *, quick: bool = False) -> tuple[pd.DataFrame, dict[str, Any]]:

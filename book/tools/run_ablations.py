@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 
 from measure import SEEDS, TUNED_ON, keep_cache_in_build, read, size_of, spread
 from results import write_results
 
-from heclip_lite import ablations, course, evaluation, features, recipes, sections
+from heclip_lite import ablations, config, course, evaluation, features, recipes, sections
 
 QUICK_FACTORS = ("temperature", "decoding", "projection size")
 
@@ -26,7 +25,8 @@ def sections_of(data: str) -> list:
 
 def factors_of(data: str, *, quick: bool) -> ablations.Factors:
     """All factors, or those that train in seconds."""
-    made = ablations.factors(size_of(data))
+    encoders = {"ResNet10t, random weights": config.Encoder("resnet10t")}
+    made = ablations.factors(size_of(data), encoders if data == "her2st" else None)
     return {name: levels for name, levels in made.items() if not quick or name in QUICK_FACTORS}
 
 
@@ -52,7 +52,7 @@ def main() -> int:
     arguments = parser.parse_args()
     data, quick = arguments.data, arguments.quick
     keep_cache_in_build()
-    started = time.perf_counter()
+    title = f"ablations {data}{' quick' if quick else ''}"
     everything = sections_of(data)
     split = evaluation.leave_one_out(everything, "section")
     chosen = factors_of(data, quick=quick)
@@ -60,19 +60,19 @@ def main() -> int:
     seeds = SEEDS[:1] if quick else SEEDS[:2]
     inputs = range(len(recipes.inputs_of(methods)))
     slides = [(data, quick, n, image) for n in range(len(everything)) for image in inputs]
-    spread(describe, slides, label="slides")
+    seconds = spread(describe, slides, label=f"{title}, slides")
     todo = [
         (data, quick, name, fold, seed)
         for fold in range(len(split))
         for name, method in methods.items()
         for seed in evaluation.seeds_of(method, seeds)
     ]
-    spread(job, todo, label="ablations")
+    seconds += spread(job, todo, label=title)
     table = ablations.ablate(chosen, everything, split, seeds=seeds)
     write_results(
         f"ablations_{data}",
         table[table["scope"] == "per_section"],
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         settings={
             "data": data,
             "sections": [sections.name_of(s) for s in everything],

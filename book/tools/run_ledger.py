@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -64,16 +63,15 @@ def main() -> int:
     arguments = parser.parse_args()
     data, quick = arguments.data, arguments.quick
     keep_cache_in_build()
-    started = time.perf_counter()
     everything, folds, options = given(data, quick)
     seeds = SEEDS[:1] if quick else SEEDS
     todo = [(data, quick, number, seed) for number in range(len(folds)) for seed in seeds]
-    spread(job, todo, label=f"ledger {data}")
+    seconds = spread(job, todo, label=f"ledger {data}{' quick' if quick else ''}")
     table = ledger.ledger(data, everything, folds, seeds=seeds, **options)
     write_results(
         f"ledger_{data}",
         table,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         settings={
             "data": data,
             "folds": {fold.test[0]: list(fold.training) for fold in folds},

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import replace
 
 import pandas as pd
@@ -173,20 +172,20 @@ def main() -> int:
     parser.add_argument("--only", default="", help="part of a name")
     arguments = parser.parse_args()
     keep_cache_in_build()
-    started = time.perf_counter()
     chosen = {
         group: ({n: m for n, m in made.items() if arguments.only.lower() in n.lower()}, held_out)
         for group, (made, held_out) in groups().items()
     }
     inputs = recipes.inputs_of(chosen["heads"][0])
-    spread(describe, [(i, n) for n in range(len(TUNED_ON)) for i in inputs], label="slides")
+    slides = [(image, number) for number in range(len(TUNED_ON)) for image in inputs]
+    seconds = spread(describe, slides, label=f"tried {arguments.only}, slides")
     todo = [
         (group, name, section)
         for group, (made, held_out) in chosen.items()
         for section in held_out
         for name in made
     ]
-    spread(job, todo, label="tried")
+    seconds += spread(job, todo, label=f"tried {arguments.only}")
     found = pd.concat([scores(*part) for part in chosen.values() if part[0]], ignore_index=True)
     print(found.round(3).to_string(index=False))
     if arguments.only:
@@ -195,7 +194,7 @@ def main() -> int:
     write_results(
         "tried",
         found,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         settings={"data": "her2st", "sections": list(TUNED_ON), "seeds": [0]},
     )
     return 0
