@@ -60,6 +60,7 @@ tune: setup
 
 contest: setup
 	$(VENV) book/tools/run_contest.py --data $(DATA) $(quick)
+	$(if $(quick),,$(if $(filter her2st,$(DATA)),$(VENV) book/tools/yardsticks.py))
 
 ledger: setup
 	$(VENV) book/tools/run_ledger.py --data $(DATA) $(quick)

@@ -370,7 +370,7 @@ class KernelRidge(Method):
     image
         Pooled feature maps, patch vectors, or colour and nuclei.
     rank
-        Expression components (see :class:`heclip_lite.transforms.ExpressionComponents`).
+        Expression components (see :class:`~heclip_lite.transforms.ExpressionComponents`).
     alphas
         Penalties to choose from.
     device

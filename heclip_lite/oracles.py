@@ -95,7 +95,7 @@ class OtherGenesOracle(Oracle):
     """Each gene from all other genes of the same spot, through components learnt in training.
 
     With z the spot's z-scores, weighted as in
-    :class:`heclip_lite.transforms.ExpressionComponents`, and L the axes (genes, rank),
+    :class:`~heclip_lite.transforms.ExpressionComponents`, and L the axes (genes, rank),
     orthonormal, the components without gene g are the least squares fit to all other genes.
     They predict ``(l_g . s - h_g z_g) / (1 - h_g)`` with ``s = L' z`` and the leverage
     ``h_g = l_g . l_g``; the gene's own value does not enter.

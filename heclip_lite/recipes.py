@@ -70,10 +70,21 @@ class Size:
     members: int = 5
 
 
-def at_one_scale(size: Size, um_per_px: float) -> Size:
-    """The same size for slides that are no finer than `um_per_px`: there and at half of it."""
-    scales = (2 * um_per_px, um_per_px)
-    return replace(size, maps=replace(size.maps, um_per_px=scales))
+ONE_SCALE, ONE_COLOUR = "_one_scale", "_one_scale_and_colour"  # suffixes of names in tables
+
+
+def at_one_scale(size: Size, um_per_px: float, *, stain: str = "none") -> Size:
+    """The same size for slides that are no finer than `um_per_px`: there and at half of it.
+
+    `stain` brings their colours together as well (:mod:`heclip_lite.stain`).
+    """
+    maps = replace(size.maps, um_per_px=(2 * um_per_px, um_per_px), stain=stain)
+    return replace(size, maps=maps)
+
+
+def without_suffix(name: str) -> str:
+    """The method's own name, whatever the slides were brought to."""
+    return name.removesuffix(ONE_COLOUR).removesuffix(ONE_SCALE)
 
 
 def contestants(size: Size) -> dict[str, Method]:
@@ -154,7 +165,7 @@ def kind_of(name: str) -> str:
     """``"method"``, ``"control"`` or ``"oracle"``, from the name in a table."""
     if name.startswith("oracle_"):
         return "oracle"
-    return "control" if name.removesuffix("_one_scale") in _CONTROLS else "method"
+    return "control" if without_suffix(name) in _CONTROLS else "method"
 
 
 _CONTROLS: Mapping[str, None] = dict.fromkeys(

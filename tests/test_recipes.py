@@ -97,3 +97,8 @@ def test_ablations_are_paired_by_fold_and_seed(small_sections, tmp_path, monkeyp
     counts = inside.groupby(["level", "gene_set"]).size()
     assert (counts == 6).all()  # three sections, two seeds
     assert np.isfinite(inside["value"]).all()
+
+
+def test_suffixes_say_what_the_slides_were_brought_to():
+    assert recipes.without_suffix("ridge" + recipes.ONE_COLOUR) == "ridge"
+    assert recipes.at_one_scale(SIZE, 3.19, stain="reinhard").maps.stain == "reinhard"

@@ -15,7 +15,6 @@ SPLITS = {
     "donor": "when one donor is left out at a time",
     "block": "when half of every section of donor C is left out at a time",
 }
-ONE_SCALE = "_one_scale"
 
 
 def fill_in(figures: Path) -> dict[str, str]:
@@ -24,7 +23,7 @@ def fill_in(figures: Path) -> dict[str, str]:
     figures.mkdir(parents=True, exist_ok=True)
     contest, record = read_results("contest_her2st")
     ceilings, _ = read_results("ceilings_her2st")
-    alike = contest["method"].str.endswith(ONE_SCALE)
+    alike = contest["method"] != contest["method"].map(recipes.without_suffix)
     main = contest[~alike]
 
     def draw(name: str, figure: object, alt: str) -> str:
@@ -98,7 +97,7 @@ def score_table(table: pd.DataFrame, split: str) -> str:
     shown = shown.assign(kind=kind, rank=[order[k] for k in kind])
     shown = shown.sort_values(["rank", _set_name("hvg50")], ascending=[True, False])
     shown.insert(0, "What", shown.pop("kind"))
-    shown.insert(0, "Method", [plotting.readable(n.removesuffix(ONE_SCALE)) for n in shown.index])
+    shown.insert(0, "Method", [plotting.readable(n) for n in shown.index])
     return markdown(shown.drop(columns="rank"), left=2)
 
 

@@ -28,7 +28,11 @@ QUICK_FOLDS = ("C6", "B4")
 COARSEST = 3.19  # um per px: donor A is published at no finer scale
 # They train an encoder for each fold, which takes most of the time: one seed, and said so.
 END_TO_END = ("heclip_reference_hvg", "heclip_reference_heg", "bleep", "clip", "regression")
-ONE_SCALE = ("heclip_recommended", "kernel_ridge", "ridge", "average", "colour", "mean_colour")
+_ON_MAPS = ("heclip_recommended", "kernel_ridge", "ridge", "average")
+AT_ONE_SCALE = {  # suffix of the names, stain normalisation, methods
+    "one_scale": (recipes.ONE_SCALE, "none", (*_ON_MAPS, "colour", "mean_colour")),
+    "one_colour": (recipes.ONE_COLOUR, "reinhard", _ON_MAPS),
+}
 Part = tuple[list[AnnData], list[splits.Fold]]
 
 
@@ -48,17 +52,18 @@ def parts_of(data: str) -> dict[str, Part]:
         "donor": (everything, evaluation.leave_one_out(everything, "donor")),
         "block": (pieces, blocks),
         "one_scale": (alike, evaluation.leave_one_out(alike, "donor")),
+        "one_colour": (alike, evaluation.leave_one_out(alike, "donor")),
     }
 
 
 def methods_of(data: str, part: str, names: tuple[str, ...] | None = None) -> dict:
     """Unfitted methods of one part, by their name in the table."""
-    size = size_of(data)
+    size, suffix = size_of(data), ""
+    if part in AT_ONE_SCALE:
+        suffix, stain, allowed = AT_ONE_SCALE[part]
+        size = recipes.at_one_scale(size, COARSEST, stain=stain)
+        names = tuple(n for n in allowed if names is None or n in names)
     chosen = recipes.everyone(size)
-    if part == "one_scale":
-        chosen = recipes.everyone(recipes.at_one_scale(size, COARSEST))
-        names = ONE_SCALE if names is None else tuple(n for n in ONE_SCALE if n in names)
-    suffix = "_one_scale" if part == "one_scale" else ""
     return {n + suffix: m for n, m in chosen.items() if names is None or n in names}
 
 
