@@ -157,3 +157,13 @@ def test_one_fold_measured_again_agrees(tools, her2st_dir):
     both = run_contest.compare(found, table("contest_her2st"))
     assert set(both["method"]) == set(names)
     assert both["difference"].max() < run_contest.TOLERANCE
+
+
+def test_only_serial_neighbours_are_adjacent(tools):
+    from yardsticks import adjacent
+
+    names = ["A1", "B4", "C2", "C3", "C4"]
+    assert adjacent("C3", names) == ["C2", "C4"]
+    assert adjacent("C2", names) == ["C3"]
+    assert adjacent("B4", names) == []
+    assert adjacent("C3 block 1", names) == []

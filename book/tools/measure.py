@@ -52,7 +52,9 @@ def spread(work: Callable[..., Any], jobs: Iterable[tuple], *, label: str) -> fl
     jobs = list(jobs)
     started = time.perf_counter()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    # Numba's parallel functions set the threads of OpenMP, and with it torch's, to all cores.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    environment = {**threads, "TQDM_DISABLE": "1"}
     before = {name: os.environ.get(name) for name in environment}
     with notebook_environment():
         os.environ.update(environment)  # inherited by the processes

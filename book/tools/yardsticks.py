@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,7 @@ def measure_ceilings(parts: dict[str, Part]) -> pd.DataFrame:
     for split, _, test, panel in tqdm(list(cases(parts)), desc="ceilings"):
         truth = genes.expression(test, panel, absent=0.0)
         found = {"counting": ceilings.counting_ceiling(test, panel)}
-        beside = adjacent(test, whole)
+        beside = [whole[name] for name in adjacent(sections.name_of(test), whole)]
         if split != "block" and beside:
             predicted = from_adjacent(test, beside, panel)
             found["adjacent"] = metrics.per_gene(truth, predicted)["pearson"]
@@ -87,13 +87,13 @@ def measure_ceilings(parts: dict[str, Part]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def adjacent(test: AnnData, whole: dict[str, AnnData]) -> list[AnnData]:
-    """The serial sections next to this one: names differ by one in their number."""
-    name = sections.name_of(test)
-    if name not in whole:
+def adjacent(name: str, names: Iterable[str]) -> list[str]:
+    """Serial sections next to this one: the same letter, the number one less or one more."""
+    names = set(names)
+    if name not in names:
         return []
-    near = [f"{name[0]}{int(name[1:]) + step}" for step in (-1, 1)]
-    return [whole[n] for n in near if n in whole]
+    near = (f"{name[0]}{int(name[1:]) + step}" for step in (-1, 1))
+    return [other for other in near if other in names]
 
 
 def from_adjacent(test: AnnData, beside: list[AnnData], panel: genes.GenePanel) -> np.ndarray:
