@@ -41,6 +41,7 @@ def fill_in(figures: Path) -> dict[str, str]:
             [winner(main, split), picture, score_table(main, split)]
         )
     found["benchmark-one-scale"] = score_table(contest[alike], "donor")
+    found["benchmark-synthetic"] = synthetic_text()
     found["benchmark-depth"] = "\n\n".join(
         draw(
             f"depth-{split}",
@@ -92,17 +93,42 @@ def score_table(table: pd.DataFrame, split: str) -> str:
         partial = means(table, split, "partial_pearson")[gene_set]
         shown[f"{_set_name(gene_set)}, given depth"] = partial
     shown["RMSE, HVG-1000"] = means(table, split, "rmse")["hvg1000"]
+    return markdown(_ordered(shown, by=_set_name("hvg50")), left=2)
+
+
+def _ordered(shown: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Methods, then controls, then oracles, the best first; with two columns that say so."""
     kind = [recipes.kind_of(name) for name in shown.index]
     order = {"method": 0, "control": 1, "oracle": 2}
     shown = shown.assign(kind=kind, rank=[order[k] for k in kind])
-    shown = shown.sort_values(["rank", _set_name("hvg50")], ascending=[True, False])
+    shown = shown.sort_values(["rank", by], ascending=[True, False])
     shown.insert(0, "What", shown.pop("kind"))
     shown.insert(0, "Method", [plotting.readable(n) for n in shown.index])
-    return markdown(shown.drop(columns="rank"), left=2)
+    return shown.drop(columns="rank")
 
 
 def _set_name(gene_set: str) -> str:
     return plotting.set_name(gene_set)
+
+
+def synthetic_text() -> str:
+    """Scores against the counts and against the expression that made them, by split."""
+    table, _ = read_results("contest_synthetic")
+    parts = []
+    for split, title in (("section", "Left out: a section"), ("donor", "Left out: a donor")):
+        scores = {
+            (gene_set, metric): means(table, split, metric)[gene_set]
+            for gene_set in ("hvg1000", "hvg50")
+            for metric in ("pearson", "pearson_true")
+        }
+        shown = pd.DataFrame(scores)
+        shown.columns = [
+            f"{_set_name(gene_set)}, {'measured' if metric == 'pearson' else 'true'}"
+            for gene_set, metric in shown.columns
+        ]
+        shown = _ordered(shown, by=f"{_set_name('hvg50')}, true")
+        parts.append(f"*{title}.*\n\n{markdown(shown, left=2)}")
+    return "\n\n".join(parts)
 
 
 def winner(table: pd.DataFrame, split: str) -> str:
