@@ -24,6 +24,7 @@ def counting_ceiling(
     Whatever both halves share counts as signal, also what no image can tell, such as the chance
     with which molecules of this spot were captured.
     So it is optimistic.
+    Spots of a single count cannot be halved and are left out.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def counting_ceiling(
     Raises
     ------
     ValueError
-        If counts are not whole numbers, or a spot has fewer than two.
+        If counts are not whole numbers, or fewer than three spots have two.
     """
     counts = section.X.toarray() if hasattr(section.X, "toarray") else np.asarray(section.X)
     if not np.array_equal(counts, np.round(counts)):
@@ -53,10 +54,11 @@ def counting_ceiling(
             "the ceiling needs raw counts."
         )
     whole = counts.astype(np.int64)
-    if whole.sum(1).min() < 2:
+    whole = whole[whole.sum(1) >= 2]
+    if len(whole) < 3:
         raise ValueError(
-            f"Section {sections.name_of(section)!r}: a spot has fewer than 2 counts, so they "
-            "cannot be halved. Drop such spots."
+            f"Section {sections.name_of(section)!r}: {len(whole)} spots have counts that can be "
+            "halved, and a correlation needs 3. Is X empty?"
         )
     listed = section.var_names.get_indexer(list(panel.genes))
     rng = np.random.default_rng(seed)

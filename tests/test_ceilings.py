@@ -68,8 +68,20 @@ def test_what_cannot_be_halved_is_named():
     counts = np.zeros(section.shape)
     counts[:, 0] = 1
     section.X = counts
-    with pytest.raises(ValueError, match="fewer than 2 counts"):
+    with pytest.raises(ValueError, match="0 spots have counts that can be halved"):
         ceilings.counting_ceiling(section, panel)
+
+
+def test_spots_of_a_single_count_are_left_out():
+    section, _ = noisy(spread=0.0)
+    panel = genes.GenePanel(tuple(section.var_names), {})
+    without = section[1:].copy()
+    section.X[0] = 0
+    section.X[0, 0] = 1
+    np.testing.assert_array_equal(
+        ceilings.counting_ceiling(section, panel, thinnings=2),
+        ceilings.counting_ceiling(without, panel, thinnings=2),
+    )
 
 
 def test_the_adjacent_section_predicts_by_distance():
