@@ -39,7 +39,8 @@ def set_name(gene_set: str) -> str:
 
 def readable(name: str) -> str:
     """How a method of the contest is written in figures and tables."""
-    return name.replace("heclip", "HECLIP").replace("bleep", "BLEEP").replace("_", " ")
+    written = {"heclip": "HECLIP", "bleep": "BLEEP", "clip": "CLIP", "knn": "k nearest"}
+    return " ".join(written.get(word, word) for word in name.split("_"))
 
 
 def fold_means(
