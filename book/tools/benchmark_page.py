@@ -273,8 +273,8 @@ def ledger_text(draw: object) -> str:
     hits = hits.groupby("metric")["value"].mean()
     sentence = (
         "Hit@5 moves no correlation, so its row is zero; it misleads by itself.\n"
-        f"The released pipeline, run here, reaches a Hit@5 of {hits['hit_at_5']:.3f} on her2st, and the "
-        f"training mean, which never looks at the slide, {hits['hit_at_5_of_mean']:.3f}."
+        f"The released pipeline, run here, reaches a Hit@5 of {hits['hit_at_5']:.3f} on her2st, "
+        f"and the training mean, which never looks at the slide, {hits['hit_at_5_of_mean']:.3f}."
     )
     return "\n\n".join([picture, markdown(shown), sentence])
 
