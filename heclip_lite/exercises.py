@@ -382,6 +382,8 @@ def check_counting_ceiling(function: Callable) -> None:
     """Chapter 05: correlation r of two halves (genes,) to the counting ceiling (genes,)."""
     r = np.array([0.8, 0.36, 0.0, -0.1])
     kept = np.clip(r, 0, None)
+    with np.errstate(invalid="ignore"):  # NaN is what this mistake gives
+        unclipped = np.sqrt(2 * r / (1 + r))
     _judge(
         function,
         (r,),
@@ -393,9 +395,7 @@ def check_counting_ceiling(function: Callable) -> None:
             "that is the ceiling of one half; Spearman and Brown bring it to all counts.": (
                 np.sqrt(kept)
             ),
-            "a correlation below zero means no signal: take 0 before the root.": (
-                np.sqrt(2 * r / (1 + r))
-            ),
+            "a correlation below zero means no signal: take 0 before the root.": unclipped,
             "that is the halves' own correlation.": r,
             "the formula is 2 r / (1 + r), not r / (1 + r).": np.sqrt(kept / (1 + kept)),
         },
