@@ -86,20 +86,30 @@ def score_table(table: pd.DataFrame, split: str) -> str:
     shown = plain[[s for s in SETS if s in plain]].rename(columns=_set_name)
     for gene_set in ("hvg1000", "hvg50"):
         partial = means(table, split, "partial_pearson")[gene_set]
-        shown[f"{_set_name(gene_set)}, given depth"] = partial
-    shown["RMSE, HVG-1000"] = means(table, split, "rmse")["hvg1000"]
-    return markdown(_ordered(shown, by=_set_name("hvg50")), left=2)
+        shown[f"{_set_name(gene_set)}, partial"] = partial
+    shown["RMSE"] = means(table, split, "rmse")["hvg1000"]
+    return folded("All scores", markdown(_ordered(shown, by=_set_name("hvg50"))))
+
+
+def folded(title: str, table: str) -> str:
+    """A long table behind a line that opens it."""
+    return f":::{{dropdown}} {title}\n{table}\n:::"
 
 
 def _ordered(shown: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Methods, then controls, then oracles, the best first; with two columns that say so."""
-    kind = [recipes.kind_of(name) for name in shown.index]
+    """Methods, then controls, then oracles, the best first; their names in a first column."""
     order = {"method": 0, "control": 1, "oracle": 2}
-    shown = shown.assign(kind=kind, rank=[order[k] for k in kind])
+    shown = shown.assign(rank=[order[recipes.kind_of(name)] for name in shown.index])
     shown = shown.sort_values(["rank", by], ascending=[True, False])
-    shown.insert(0, "What", shown.pop("kind"))
-    shown.insert(0, "Method", [plotting.readable(n) for n in shown.index])
+    shown.insert(0, "Method", [_labelled(name) for name in shown.index])
     return shown.drop(columns="rank")
+
+
+def _labelled(name: str) -> str:
+    kind = recipes.kind_of(name)
+    if kind == "method":
+        return plotting.readable(name)
+    return f"{plotting.readable(name.removeprefix('oracle_'))} ({kind})"
 
 
 def _set_name(gene_set: str) -> str:
@@ -122,14 +132,14 @@ def synthetic_text() -> str:
             for gene_set, metric in shown.columns
         ]
         shown = _ordered(shown, by=f"{_set_name('hvg50')}, true")
-        judged = shown[shown["What"] == "method"]
+        judged = shown[[recipes.kind_of(name) == "method" for name in shown.index]]
         by_truth = judged[f"{_set_name('hvg50')}, true"]
         agreement = judged[f"{_set_name('hvg50')}, measured"].corr(by_truth, method="spearman")
         parts.append(
             f"*{title}.* First against the truth is *{judged['Method'].iloc[0]}* with "
             f"{by_truth.iloc[0]:.3f} on {_set_name('hvg50')}.\n"
             f"The ranks of the methods by counts and by truth correlate with {agreement:.2f}.\n\n"
-            f"{markdown(shown, left=2)}"
+            f"{folded('All scores', markdown(shown))}"
         )
     return "\n\n".join(parts)
 
@@ -291,9 +301,12 @@ def tried_text() -> str:
     """The whole table."""
     table, _ = read_results("tried")
     names = {s: _set_name(s) for s in SETS} | {
-        "partial_hvg1000": "HVG-1000, given depth",
-        "partial_hvg50": "HVG-50, given depth",
+        "partial_hvg1000": "HVG-1000, partial",
+        "partial_hvg50": "HVG-50, partial",
     }
-    shown = table[["tried", *[c for c in names if c in table], "folds"]]
-    shown = shown.rename(columns={**names, "tried": "Tried", "folds": "Left out"})
-    return markdown(shown)
+    parts = []
+    for folds, part in table.groupby("folds", sort=False):
+        shown = part[["tried", *[c for c in names if c in table]]]
+        title = f"{len(part)} configurations, leaving out {', '.join(folds.split())} one at a time"
+        parts.append(folded(title, markdown(shown.rename(columns={**names, "tried": "Tried"}))))
+    return "\n\n".join(parts)
