@@ -169,6 +169,16 @@ def test_executed_without_error_or_warning(path, executed):
             assert "Warning:" not in output.get("text", ""), output.text
 
 
+def test_figures_are_named_once_in_the_whole_book():
+    names = [
+        cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+        for path in NOTEBOOKS
+        for cell in read(path).cells
+    ]
+    names = [name for name in names if name]
+    assert len(names) == len(set(names)), [n for n in set(names) if names.count(n) > 1]
+
+
 @each_notebook
 def test_figures_have_alternative_text_caption_and_a_modest_size(path, executed):
     for cell in read(executed / path.name).cells:
