@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from heclip_lite import config, encoders, genes, metrics, sections, splits, store
 from heclip_lite.base import Method
+from heclip_lite.codehash import code_hash
 from heclip_lite.metrics import hit_at_k, pearson_per_gene, rmse_per_gene
 from heclip_lite.splits import Fold, leave_one_out, spatial_blocks
 
@@ -319,7 +320,7 @@ def describe(method: Any) -> str | None:
             settings = {k: v for k, v in vars(value).items() if k not in _NOT_SETTINGS}
             return [type(value).__qualname__, _code_of(type(value)), plain(settings)]
         if inspect.isfunction(value) and value.__module__.startswith(__package__):
-            return [value.__qualname__, store.code_hash(value.__module__)]
+            return [value.__qualname__, _code_of(value)]
         if value is None or isinstance(value, bool | int | float | str):
             return value
         raise TypeError(f"{type(value).__name__} has no plain form")
@@ -334,9 +335,9 @@ def describe(method: Any) -> str | None:
 _NOT_SETTINGS = {"checkpoint", "panel"}
 
 
-def _code_of(kind: type) -> str:
+def _code_of(kind: type | Callable) -> str:
     if kind.__module__.startswith(f"{__package__}."):
-        return store.code_hash(kind.__module__)
+        return code_hash(kind.__module__, kind.__qualname__.partition(".")[0])
     if not isinstance(getattr(kind, "version", None), str):
         raise TypeError(f"{kind.__name__} names no version")
     return store.content_key(kind.version, store.package_hash())

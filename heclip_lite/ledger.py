@@ -22,6 +22,7 @@ from anndata import AnnData
 from tqdm import tqdm
 
 from heclip_lite import config, evaluation, genes, registration, sections, store, training
+from heclip_lite.codehash import code_hash
 from heclip_lite.correction import harmonise_expression
 from heclip_lite.heclip import HECLIP
 from heclip_lite.metrics import per_gene
@@ -417,7 +418,7 @@ def ledger(
     # Pipelines that train alike come one after another, so that one training serves them all.
     wanted.sort(key=lambda w: repr(_trains_alike(w[2])))
     rounds = [(fold, seed, *w) for fold in split for seed in seeds for w in wanted]
-    code = store.code_hash(__name__)
+    code = code_hash(__name__, "run")
     parts = []
 
     @lru_cache(maxsize=1)
@@ -458,15 +459,23 @@ def ledger(
                 seed=seed,
             )
         )
-    return _differences(pd.concat(parts, ignore_index=True))
+    order = [f.name for f in fields(Choices)]
+    return differences(pd.concat(parts, ignore_index=True), order)
 
 
-def _differences(table: pd.DataFrame) -> pd.DataFrame:
+def differences(table: pd.DataFrame, choices: Sequence[str]) -> pd.DataFrame:
+    """Set each score beside that of its end, the choice ``"none"``; rows in the order of choices.
+
+    Returns
+    -------
+    DataFrame
+        With the columns `COLUMNS`.
+    """
     on = ["direction", "fold", "seed", "gene_set", "metric", "truth"]
     ends = table[table["choice"] == "none"][[*on, "value"]].rename(columns={"value": "base"})
     made = table.merge(ends, on=on, how="left")
     made["difference"] = made["value"] - made["base"]
-    order = ["none", *[f.name for f in fields(Choices)]]
+    order = ["none", *choices]
     made["place"] = made["choice"].map({name: i for i, name in enumerate(order)})
     made = made.sort_values(["place", *on], kind="stable", ignore_index=True)
     return made[COLUMNS]

@@ -6,7 +6,6 @@ so that a killed process never leaves half a result behind.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -121,41 +120,6 @@ def package_hash() -> str:
     folder = Path(__file__).parent
     files = sorted(folder.rglob("*.py"))
     return content_key(*[part for f in files for part in (f.name, f.read_bytes())])[:16]
-
-
-@lru_cache(maxsize=64)
-def code_hash(module: str) -> str:
-    """SHA-256 over the code of a module of this package and of all it imports from it.
-
-    It changes when anything changes that could change the module's results.
-    Comments, docstrings and layout do not count.
-    """
-    folder, package = Path(__file__).parent, __package__
-    waiting, sources = [module.rpartition(".")[2]], {}
-    while waiting:
-        name = waiting.pop()
-        if name in sources or not (folder / f"{name}.py").exists():
-            continue
-        tree = ast.parse((folder / f"{name}.py").read_bytes())
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and _is_text(body[0]):
-                node.body = body[1:]
-        sources[name] = ast.dump(tree)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package):
-                inside = node.module.removeprefix(package).lstrip(".")
-                waiting += [inside] if inside else [alias.name for alias in node.names]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-                waiting += [n.rpartition(".")[2] for n in names if n.startswith(f"{package}.")]
-    return content_key(*[part for name in sorted(sources) for part in (name, sources[name])])
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    """Whether a statement is a text that nothing uses, such as a docstring."""
-    value = getattr(statement, "value", None)
-    return isinstance(statement, ast.Expr) and isinstance(getattr(value, "value", None), str)
 
 
 def provenance(device: str = "cpu") -> dict:

@@ -9,7 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from heclip_lite import ablations, evaluation, ledger, recipes
+from heclip_lite import (
+    ablations,
+    evaluation,
+    ledger,
+    recipes,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
@@ -121,22 +126,27 @@ def test_writing_and_reading_keep_a_table(tools, tmp_path, monkeypatch):
 
     monkeypatch.setattr(results, "COMMITTED", tmp_path)
     given = pd.DataFrame({"method": ["a", "b"], "value": [0.25, np.nan]})
-    results.write_results("made", given, seconds=1.0, settings={"seeds": [0]})
-    found, record = results.read_results("made")
+    results.write_results("ledger_made", given, seconds=1.0, settings={"seeds": [0]})
+    found, record = results.read_results("ledger_made")
     pd.testing.assert_frame_equal(found, given)
-    assert record["rows"] == 2 and record["methods"] == results.methods_key()
+    assert record["rows"] == 2 and record["code"] == results.code_key("ledger_made")
     with pytest.raises(FileNotFoundError, match="make help"):
         results.read_results("nothing")
 
 
-def test_results_of_other_code_are_marked(tools):
+def test_results_of_other_code_are_marked(tools, tmp_path, monkeypatch):
     import benchmark_page
     import results
 
-    contest, record = results.read_results("contest_her2st")
-    same = benchmark_page.record_text({**record, "methods": results.methods_key()}, contest)
-    assert "other code" not in same
-    assert "other code" in benchmark_page.record_text({**record, "methods": "old"}, contest)
+    monkeypatch.setattr(results, "COMMITTED", tmp_path)
+    given = pd.DataFrame({"value": [0.25]})
+    for name in ("ledger_one", "ledger_two"):
+        results.write_results(name, given, seconds=1.0, settings={})
+    assert benchmark_page.other_code(["ledger_one", "ledger_two"]) == ""
+    record = json.loads((tmp_path / "ledger_two.json").read_text(encoding="utf-8"))
+    (tmp_path / "ledger_two.json").write_text(json.dumps(record | {"code": "old"}))
+    text = benchmark_page.other_code(["ledger_one", "ledger_two"])
+    assert "other code" in text and "ledger_two" in text and "ledger_one" not in text
 
 
 def test_a_quick_run_is_compared_row_by_row(tools):

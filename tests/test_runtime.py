@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from heclip_lite import runtime, store
+from heclip_lite import runtime
 
 
 def test_a_device_that_is_not_there_is_named():
@@ -50,26 +50,3 @@ def test_large_blocks_stay_in_the_process():
 def test_precision_is_mixed_where_it_pays():
     assert runtime.pick_precision("cuda") == "bf16-mixed"
     assert runtime.pick_precision("cpu") == "32-true"
-
-
-def test_code_is_hashed_with_what_it_imports_and_without_its_words(tmp_path, monkeypatch):
-    package = tmp_path / "heclip_lite"
-    package.mkdir()
-    (package / "low.py").write_text('"""Words."""\nx = 1\n')
-    (package / "high.py").write_text(
-        "def f():\n    from heclip_lite import low\n    return low.x\n"
-    )
-    (package / "other.py").write_text("y = 1\n")
-    monkeypatch.setattr(store, "__file__", str(package / "store.py"))
-
-    def hashes():
-        store.code_hash.cache_clear()
-        return store.code_hash("heclip_lite.high")
-
-    first = hashes()
-    (package / "low.py").write_text('"""Other words."""\n# a comment\nx = (1)\n')
-    (package / "other.py").write_text("y = 2\n")
-    assert hashes() == first
-    (package / "low.py").write_text("x = 2\n")
-    assert hashes() != first
-    store.code_hash.cache_clear()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from results import methods_key, read_results
+from results import code_key, read_results, read_settings
 
 from heclip_lite import plotting, recipes
 
+PAGE = "benchmark.md"
+TABLES = (
+    *("contest_her2st", "contest_synthetic", "ceilings_her2st", "intervals_her2st"),
+    *("audit_her2st", "ledger_her2st", "ledger_synthetic", "ablations_her2st", "tried"),
+)
 SETS = ("hvg1000", "hvg50", "heg50", "svg50", "fixed")
 SPLITS = {
     "section": "when one section of donor C is left out at a time",
@@ -30,7 +36,7 @@ def fill_in(figures: Path) -> dict[str, str]:
         (figures / f"benchmark-{name}.png").write_bytes(plotting.png(figure))
         return f"![{alt}](_static/benchmark-{name}.png)"
 
-    found = {"benchmark-record": record_text(record, contest)}
+    found = {"benchmark-record": record_text(record, contest) + other_code(TABLES)}
     for split, what in SPLITS.items():
         picture = draw(
             split,
@@ -159,21 +165,26 @@ def winner(table: pd.DataFrame, split: str) -> str:
     )
 
 
+def other_code(names: Sequence[str]) -> str:
+    """A warning that names the tables which other code has made; empty if there is none."""
+    old = [name for name in names if read_settings(name).get("code") != code_key(name)]
+    if not old:
+        return ""
+    return (
+        "\n\n:::{admonition} Measured with other code\n:class: warning\n"
+        f"The code that makes these tables has changed since: {', '.join(old)}. "
+        "`make contest DATA=her2st QUICK=1` says whether the contest still holds.\n:::"
+    )
+
+
 def record_text(record: dict, table: pd.DataFrame) -> str:
     """How the contest was made."""
-    changed = ""
-    if record.get("methods") != methods_key():
-        changed = (
-            "\n\n:::{admonition} Measured with other code\n:class: warning\n"
-            "The code of the methods has changed since. "
-            "`make contest DATA=her2st QUICK=1` says whether the numbers still hold.\n:::"
-        )
     versions = ", ".join(f"{k} {v}" for k, v in sorted(record["versions"].items()))
     return (
         f"The contest has {table['method'].nunique()} rows of methods, controls and oracles and "
         f"{len(table):,} values.\n"
         f"`make contest DATA=her2st` made it in {record['seconds'] / 3600:.1f} hours on "
-        f"{record['device']}, with {versions}.{changed}"
+        f"{record['device']}, with {versions}."
     )
 
 
@@ -304,9 +315,14 @@ def tried_text() -> str:
         "partial_hvg1000": "HVG-1000, partial",
         "partial_hvg50": "HVG-50, partial",
     }
+    what = {
+        "section": "leaving out {} one at a time",
+        "random": "half of the spots of {} held out at random",
+        "block": "half of the spots of {} held out in blocks",
+    }
     parts = []
-    for folds, part in table.groupby("folds", sort=False):
+    for (split, folds), part in table.groupby(["split", "folds"], sort=False):
         shown = part[["tried", *[c for c in names if c in table]]]
-        title = f"{len(part)} configurations, leaving out {', '.join(folds.split())} one at a time"
+        title = f"{len(part)} configurations, {what[split].format(', '.join(folds.split()))}"
         parts.append(folded(title, markdown(shown.rename(columns={**names, "tried": "Tried"}))))
     return "\n\n".join(parts)

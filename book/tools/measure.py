@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from anndata import AnnData
+from results import code_key
 from settings import BUILD, notebook_environment
 from tqdm import tqdm
 
@@ -78,7 +79,7 @@ def spread(work: Callable[..., Any], jobs: Iterable[tuple], *, label: str) -> fl
 
 def _add_seconds(label: str, seconds: float) -> float:
     """Add to what was spent on this work by the same code before; return the sum."""
-    key = store.content_key(label, store.code_hash(recipes.__name__))[:16]
+    key = store.content_key(label, code_key(label.split()[0]))[:16]
     path = store.cache_dir() / "seconds" / f"{key}.json"
     if path.exists():
         seconds += json.loads(path.read_text(encoding="utf-8"))["seconds"]

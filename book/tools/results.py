@@ -9,10 +9,25 @@ from typing import Any
 import pandas as pd
 from settings import BUILD, ROOT, shown
 
-from heclip_lite import recipes, runtime, store
+from heclip_lite import runtime, store
+from heclip_lite.codehash import code_hash
 
 COMMITTED = ROOT / "book" / "results"
 QUICK = BUILD / "results" / "quick"  # what QUICK=1 measures stays out of git
+# What makes the numbers of a table, by the first word of its name.
+MADE_BY = {
+    "contest": ("recipes.everyone", "evaluation.contest"),
+    "tried": ("recipes.everyone", "evaluation.contest"),
+    "ablations": ("ablations.factors", "ablations.ablate"),
+    "ledger": ("ledger.ledger",),
+    "ceilings": ("ceilings",),
+    "intervals": ("bootstrap",),
+    "audit": ("audit",),
+    "recovery": ("recipes.within_slide", "recovery.recovery"),
+    "domains": ("recipes.everyone", "domains"),
+    "resolution": ("recipes.within_slide", "recovery.generation"),
+    "dense": ("dense_ledger.ledger",),
+}
 
 
 def write_results(
@@ -41,7 +56,7 @@ def write_results(
         folder / f"{name}.json",
         {
             **store.provenance(runtime.pick_device()),
-            "methods": methods_key(),
+            "code": code_key(name),
             "rows": len(table),
             "seconds": round(seconds, 1),
             "settings": settings,
@@ -51,9 +66,18 @@ def write_results(
     return path
 
 
-def methods_key() -> str:
-    """Key of the code that decides predictions; comments and layout do not change it."""
-    return store.code_hash(recipes.__name__)
+def code_key(name: str) -> str:
+    """Key of the code that makes a table's numbers; comments and layout do not change it."""
+    keys = []
+    for root in MADE_BY[name.partition("_")[0]]:
+        module, _, function = root.partition(".")
+        keys.append(code_hash(f"heclip_lite.{module}", function or None))
+    return store.content_key(*keys)
+
+
+def read_settings(name: str) -> dict[str, Any]:
+    """The record of a committed table: how it was made."""
+    return json.loads((COMMITTED / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def read_results(name: str, *, quick: bool = False) -> tuple[pd.DataFrame, dict[str, Any]]:

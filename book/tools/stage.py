@@ -11,9 +11,9 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
+import benchmark_page
 import nbformat
 import yaml
-from benchmark_page import fill_in
 from run_notebooks import result_files
 from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown
 
@@ -33,8 +33,9 @@ def make_stage(data: str, profile: str, records: list[dict]) -> Path:
     for notebook in notebooks():
         executed = nbformat.read(folder / notebook.name, as_version=4)
         nbformat.write(for_the_site(executed), STAGE / "notebooks" / notebook.name)
-    for marker, text in fill_in(STAGE / "book" / "_static").items():
-        fill(STAGE / "book" / "benchmark.md", marker, text)
+    for page in (benchmark_page,):
+        for marker, text in page.fill_in(STAGE / "book" / "_static").items():
+            fill(STAGE / "book" / page.PAGE, marker, text)
     fill(STAGE / "book" / "status.md", "status-table", status_table(records, folder / "results"))
     return STAGE
 
