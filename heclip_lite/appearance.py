@@ -46,6 +46,16 @@ def appearance(
         nuclei.
     """
     points = section.obsm["spatial"] if points is None else np.asarray(points, float)
+    spots = sections.spots_of(section).obsm["spatial"]
+    values = _kept(section, settings, points)
+    known = values if np.array_equal(points, spots) else _kept(section, settings, spots)
+    values = (values - known.mean(0)) / (known.std(0) + 1e-6)
+    sizes = [_COLOURS, _COLOURS, _TEXTURES, _NUCLEI] * len(settings.widths_um)
+    return np.split(values.astype(np.float32), np.cumsum(sizes)[:-1], axis=1)
+
+
+def _kept(section: AnnData, settings: config.AppearanceInput, points: np.ndarray) -> np.ndarray:
+    """All columns before any scaling, (points, columns), kept on disk by content."""
     key = content_key(
         _VERSION,
         sections.image_key(section),
@@ -53,10 +63,7 @@ def appearance(
         sections.um_per_px(section),
         [settings.um_per_px, list(settings.widths_um)],
     )
-    values = cached_array("appearance", key, lambda: _measure(section, settings, points))
-    values = (values - values.mean(0)) / (values.std(0) + 1e-6)
-    sizes = [_COLOURS, _COLOURS, _TEXTURES, _NUCLEI] * len(settings.widths_um)
-    return np.split(values.astype(np.float32), np.cumsum(sizes)[:-1], axis=1)
+    return cached_array("appearance", key, lambda: _measure(section, settings, points))
 
 
 def mean_colour(section: AnnData, width_um: float) -> np.ndarray:

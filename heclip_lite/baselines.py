@@ -252,7 +252,9 @@ class _Linear(Method):
         self.model, self.mean = fitted(np.arange(len(targets)), self.alpha)
 
     def _kernel(self, described: np.ndarray) -> np.ndarray:
-        return described @ self.known.T / self.known.shape[1]
+        """Scalar products in double precision: with a small penalty, single is too coarse."""
+        known = self.known.astype(np.float64)
+        return described.astype(np.float64) @ known.T / known.shape[1]
 
     def _predict(self, section: AnnData) -> np.ndarray:
         described = self.scaler.transform(self._describe(section))

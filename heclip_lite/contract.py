@@ -53,6 +53,40 @@ def spot_pitch_um(adata: AnnData) -> float:
     return float(np.median(nearest)) * um_per_px(adata)
 
 
+def spots_of(adata: AnnData) -> AnnData:
+    """The spots that dense points were laid between, (spots, 0); any other section is its own."""
+    entry = _entry(adata)
+    kept = entry.get("metadata", {}).get("spots")
+    if kept is None:
+        return adata
+    names = [f"{name_of(adata)}_{number}" for number in range(len(kept["spatial"]))]
+    obs = pd.DataFrame({"section": name_of(adata), "donor": donor_of(adata)}, index=names)
+    for column, values in kept.items():
+        if column != "spatial":
+            obs[column] = np.asarray(values)
+    metadata = {key: value for key, value in entry["metadata"].items() if key != "spots"}
+    return AnnData(
+        obs=obs,
+        obsm={"spatial": np.asarray(kept["spatial"])},
+        uns={"spatial": {name_of(adata): {**entry, "metadata": metadata}}},
+    )
+
+
+def note_spots(adata: AnnData, spots: AnnData) -> None:
+    """Note in a section that its points lie among these spots of the slide; changes it.
+
+    Their places and array coordinates are kept, their counts are not.
+    """
+    entry = _entry(adata)
+    kept = {"spatial": np.array(spots.obsm["spatial"], dtype=np.float64)}
+    for column in ("array_row", "array_col"):
+        if column in spots.obs:
+            kept[column] = spots.obs[column].to_numpy()
+    adata.uns["spatial"] = {
+        name_of(adata): {**entry, "metadata": {**entry.get("metadata", {}), "spots": kept}}
+    }
+
+
 def background_of(adata: AnnData) -> images.Colour:
     """Colour (r, g, b) of empty slide."""
     r, g, b = (int(v) for v in _entry(adata)["metadata"].get("background", (255, 255, 255)))

@@ -16,16 +16,16 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from heclip_lite import config, patches, registration, runtime, sections, stain, store
+from heclip_lite import config, patches, pathology, registration, runtime, sections, stain, store
 
 TILE, HALO = 1024, 128  # pixels of a map computed at once, and of overlap around them
-POINTS = 256  # points pooled at once
+POINTS, CHANNELS = 256, 32  # points and channels pooled at once: bounds memory
 
 
 def _create(settings: config.Encoder) -> nn.Module:
     import timm
 
-    if not timm.is_model(settings.name):
+    if not settings.name.startswith(pathology.HUB) and not timm.is_model(settings.name):
         near = timm.list_models(f"*{settings.name[:6]}*")[:5]
         hint = f" Near names: {', '.join(near)}." if near else ""
         raise ValueError(f"timm knows no encoder {settings.name!r}.{hint}")
@@ -38,9 +38,9 @@ def _create(settings: config.Encoder) -> nn.Module:
         try:
             return timm.create_model(settings.name, pretrained=True, **arguments)
         except Exception as error:  # hubs raise many kinds of errors
+            reason = pathology.without_token(f"{type(error).__name__}: {error}".splitlines()[0])
             raise RuntimeError(
-                f"The pretrained weights of {settings.name!r} could not be fetched "
-                f"({type(error).__name__}: {str(error).splitlines()[0]}). "
+                f"The pretrained weights of {settings.name!r} could not be fetched ({reason}). "
                 "Check the network, or use weights='random' or a local safetensors file."
             ) from error
     return _load_local(timm.create_model(settings.name, pretrained=False, **arguments), settings)
@@ -256,8 +256,30 @@ def pooled_features(
     list of ndarray
         One float32 block (points, channels) per scale, stride, width and statistic.
     """
-    spots = section.obsm["spatial"]
-    points = spots if points is None else np.asarray(points, float)
+    points = np.asarray(section.obsm["spatial"] if points is None else points, float)
+    spots = sections.spots_of(section).obsm["spatial"]
+    known = _pooled(section, settings, spots, device)
+    rows = _rows_of(points, spots)
+    values = _pooled(section, settings, points, device) if rows is None else known[rows]
+    values = (values - known.mean(0)) / (known.std(0) + 1e-6)
+    sizes: list[int] = []
+    for stride, channels in _strides_and_channels(settings.encoder):
+        sizes += [channels] * len(settings.widths_um) * (2 if stride < 32 else 1)
+    edges = np.cumsum(sizes * len(settings.um_per_px))[:-1]
+    return np.split(values.astype(np.float32), edges, axis=1)
+
+
+def _rows_of(points: np.ndarray, spots: np.ndarray) -> np.ndarray | None:
+    """Which spots the points are, if all of them are spots."""
+    known = {place: row for row, place in enumerate(map(tuple, np.asarray(spots, float).tolist()))}
+    rows = [known.get(tuple(point)) for point in points.tolist()]
+    return None if None in rows else np.array(rows)
+
+
+def _pooled(
+    section: AnnData, settings: config.MapInput, points: np.ndarray, device: str
+) -> np.ndarray:
+    """All blocks side by side as they are, float32 (points, channels), kept on disk by content."""
     widths = settings.widths_um
     key = store.content_key(
         sections.image_key(section),
@@ -267,35 +289,63 @@ def pooled_features(
         [list(settings.um_per_px), list(widths)],
         *([settings.stain] if settings.stain != "none" else []),
     )
-    sizes: list[int] = []
-    for stride, channels in _strides_and_channels(settings.encoder):
-        sizes += [channels] * len(widths) * (2 if stride < 32 else 1)
 
     def compute() -> np.ndarray:
-        runtime.keep_large_blocks()
-        where = runtime.pick_device(device)
-        encoder = ImageEncoder(settings.encoder).eval().to(where)
-        image = Image.fromarray(sections.read_image(section))
         blocks: list[np.ndarray] = []
-        for scale in tqdm(settings.um_per_px, desc=f"maps of {sections.name_of(section)}"):
-            zoom = sections.um_per_px(section) / scale
-            size = [max(32, round(side * zoom)) for side in image.size]
-            small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
-            if settings.stain != "none":
-                small = stain.estimate(section, settings.stain).apply(small)
-            near = _near_tissue(section, points, small.shape[:2])
-            levels = [(stride, channels) for _, stride, channels in encoder.map_levels()]
-            maps = _slide_maps(small, encoder, where, near, sections.background_of(section))
-            for (stride, _), level in zip(levels, maps, strict=True):
-                centres = points * [size[0] / image.width, size[1] / image.height] / stride
+        for scale, per_px, levels in _scales(section, settings, device):
+            for stride, level in levels:
                 for width in widths:
-                    blocks += pool(level, centres, width / scale / stride, spread=stride < 32)
+                    sigma = width / scale / stride
+                    blocks += pool(level, points * per_px / stride, sigma, spread=stride < 32)
         return np.concatenate(blocks, axis=1)
 
-    values = store.cached_array("pooled", key, compute)
-    values = (values - values.mean(0)) / (values.std(0) + 1e-6)
-    edges = np.cumsum(sizes * len(settings.um_per_px))[:-1]
-    return np.split(values.astype(np.float32), edges, axis=1)
+    return store.cached_array("pooled", key, compute)
+
+
+_Scale = tuple[float, np.ndarray, list[tuple[int, Tensor]]]
+_LAST: dict[str, list[_Scale]] = {}  # maps of the slide whose dense points are being described
+
+
+def _scales(section: AnnData, settings: config.MapInput, device: str) -> Iterator[_Scale]:
+    """Micrometres per pixel, pixels of the map per pixel of the slide (x, y), stride and maps.
+
+    Chunks of dense points are described one after another: their slide's maps stay in memory.
+    """
+    spots = sections.spots_of(section)
+    key = store.content_key(
+        sections.image_key(section),
+        spots.obsm["spatial"],
+        sections.um_per_px(section),
+        fingerprint(settings.encoder),
+        [list(settings.um_per_px), settings.stain],
+    )
+    if key in _LAST:
+        yield from _LAST[key]
+        return
+    runtime.keep_large_blocks()
+    where = runtime.pick_device(device)
+    encoder = ImageEncoder(settings.encoder).eval().to(where)
+    image = Image.fromarray(sections.read_image(section))
+    strides = [stride for _, stride, _ in encoder.map_levels()]
+    found: list[_Scale] = []
+    for scale in tqdm(settings.um_per_px, desc=f"maps of {sections.name_of(section)}"):
+        zoom = sections.um_per_px(section) / scale
+        size = [max(32, round(side * zoom)) for side in image.size]
+        small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
+        if settings.stain != "none":
+            small = stain.estimate(section, settings.stain).apply(small)
+        near = _near_tissue(section, spots.obsm["spatial"], small.shape[:2])
+        maps = _slide_maps(small, encoder, where, near, sections.background_of(section))
+        runtime.release_blocks()
+        made = (scale, np.array(size) / image.size, list(zip(strides, maps, strict=True)))
+        if spots is not section:
+            found.append(made)
+        yield made
+        del maps, made
+        runtime.release_blocks()  # the next scale needs other sizes
+    if found:
+        _LAST.clear()
+        _LAST[key] = found
 
 
 _KNOWN_LEVELS: dict[str, list[tuple[int, int]]] = {}
@@ -387,12 +437,26 @@ def pool(level: Tensor, centres: np.ndarray, sigma: float, *, spread: bool) -> l
     the result little and makes the cost independent of the width.
     """
     factor = max(1, min(int(sigma // 4), min(level.shape[1:])))
+    found = [
+        _pooled_channels(part, centres / factor, sigma / factor, factor, spread)
+        for part in level.split(CHANNELS)
+    ]
+    mean = np.concatenate([part[0] for part in found], axis=1)  # (points, channels)
+    if not spread:
+        return [mean]
+    square = np.concatenate([part[1] for part in found], axis=1)
+    return [mean, np.sqrt(np.maximum(square - mean**2, 0))]
+
+
+def _pooled_channels(
+    level: Tensor, centres: np.ndarray, sigma: float, factor: int, spread: bool
+) -> list[np.ndarray]:
+    """Windowed means (points, channels) of a map averaged down by `factor`, and of its square."""
     stack = torch.cat([level, level**2]) if spread else level
     small = F.avg_pool2d(stack[None], factor, ceil_mode=True, count_include_pad=False)[0]
-    sigma = sigma / factor
     reach = math.ceil(4 * max(sigma, 1))
     parts = []
-    for chunk in torch.as_tensor(centres / factor, dtype=small.dtype).split(POINTS):
+    for chunk in torch.as_tensor(centres, dtype=small.dtype).split(POINTS):
         near, windows = small, []
         for axis, centre in ((2, chunk[:, 0]), (1, chunk[:, 1])):
             # Cells beyond the reach of every window of this chunk carry no weight: leave them out.
@@ -402,11 +466,8 @@ def pool(level: Tensor, centres: np.ndarray, sigma: float, *, spread: bool) -> l
             near = near.narrow(axis, start, stop - start)
             windows.append(_window(centre.to(small.device), start, stop, sigma))
         parts.append(torch.einsum("py,cyx,px->pc", windows[1], near, windows[0]).cpu())
-    mean = torch.cat(parts).numpy()  # (points, channels)
-    if not spread:
-        return [mean]
-    mean, square = np.split(mean, 2, axis=1)
-    return [mean, np.sqrt(np.maximum(square - mean**2, 0))]
+    both = torch.cat(parts).numpy()
+    return np.split(both, 2, axis=1) if spread else [both]
 
 
 def _window(centre: Tensor, start: int, stop: int, sigma: float) -> Tensor:

@@ -55,6 +55,15 @@ def keep_large_blocks() -> bool:
     return all(done)
 
 
+def release_blocks() -> None:
+    """Give freed memory back to the system, where `keep_large_blocks` keeps it.
+
+    Called between stages whose tensors have other sizes: the old blocks would only pile up.
+    """
+    if keep_large_blocks():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute on one CPU thread inside the block.

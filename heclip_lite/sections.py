@@ -31,11 +31,13 @@ from heclip_lite.contract import (
     image_key,
     image_size,
     name_of,
+    note_spots,
     preview,
     read_image,
     section_key,
     spot_diameter_um,
     spot_pitch_um,
+    spots_of,
     um_per_px,
 )
 from heclip_lite.download import fetch
@@ -53,6 +55,7 @@ __all__ = [
     "image_size",
     "make_section",
     "name_of",
+    "note_spots",
     "piece",
     "preview",
     "read_her2st",
@@ -60,6 +63,7 @@ __all__ = [
     "section_key",
     "spot_diameter_um",
     "spot_pitch_um",
+    "spots_of",
     "um_per_px",
 ]
 
@@ -98,7 +102,7 @@ _KEPT_UNS = {
         "spot_diameter_fullres",
         "microns_per_pixel",
     ],
-    "metadata": ["source_image_path", "masked_regions", "background", "frame"],
+    "metadata": ["source_image_path", "masked_regions", "background", "frame", "spots"],
 }
 
 
