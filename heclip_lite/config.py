@@ -241,6 +241,69 @@ class Decode:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """Which spots look at which, and how.
+
+    Attributes
+    ----------
+    groups
+        ``"neighbourhood"``: each point with the `size` - 1 spots nearest to it, and only that
+        point is predicted from them; cost grows with the number of points.
+        ``"file"``: consecutive points in groups of about `size`, as in HisToSGE's code.
+        ``"section"``: all spots of a section; cost grows with their square.
+    size
+        Points in a group; unused with ``"section"``.
+    positions
+        ``"continuous"``: places in micrometres; ``"relative"``: places in micrometres seen from
+        the point that is predicted (neighbourhoods only); ``"index"``: a vector per array column
+        and row, fractions cut off, as in HisToSGE's code.
+    depth, heads, hidden
+        Transformer blocks, attention heads of 64 each, and the width of the gene head.
+    dropout
+        Share of values zeroed in training.
+    targets
+        ``"genes"``: every gene, through a last ReLU, as in HisToSGE's code.
+        ``"components"``: `rank` components of the expression, see
+        :class:`~heclip_lite.transforms.ExpressionComponents`.
+    rank
+        Number of components.
+    """
+
+    groups: str = "neighbourhood"
+    size: int = 19
+    positions: str = "continuous"
+    depth: int = 1
+    heads: int = 4
+    hidden: int = 2048
+    dropout: float = 0.1
+    targets: str = "components"
+    rank: int = 20
+
+    def __post_init__(self) -> None:
+        _check(
+            self.groups in ("neighbourhood", "file", "section"),
+            f"groups is {self.groups!r}; use 'neighbourhood', 'file' or 'section'.",
+        )
+        _check(
+            self.positions in ("continuous", "relative", "index"),
+            f"positions is {self.positions!r}; use 'continuous', 'relative' or 'index'.",
+        )
+        _check(
+            self.positions != "relative" or self.groups == "neighbourhood",
+            f"Relative positions need one point to look from, which groups={self.groups!r} lack; "
+            "use positions='continuous'.",
+        )
+        _check(
+            self.targets in ("genes", "components"),
+            f"targets is {self.targets!r}; use 'genes' or 'components'.",
+        )
+        whole = {n: getattr(self, n) for n in ("size", "depth", "heads", "hidden", "rank")}
+        for name, value in whole.items():
+            _check(value >= 1, f"{name} is {value}; use 1 or more.")
+        _check(0 <= self.dropout < 1, f"dropout is {self.dropout}; use 0 or more, below 1.")
+
+
+@dataclass(frozen=True)
 class Training:
     """The training loop.
 
@@ -273,8 +336,8 @@ class Training:
     def __post_init__(self) -> None:
         _check(self.epochs >= 1, f"epochs is {self.epochs}; use 1 or more.")
         _check(
-            self.batch_size >= 2,
-            f"batch_size is {self.batch_size}; a contrast needs 2 spots or more.",
+            self.batch_size >= 1,
+            f"batch_size is {self.batch_size}; use 1 or more, and 2 or more for a contrast.",
         )
         _check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; use above 0.")
         _check(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; use 0 or more.")

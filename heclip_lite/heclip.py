@@ -84,6 +84,10 @@ class HECLIP(Method):
     ) -> None:
         if members < 1:
             raise ValueError(f"members is {members}; train 1 network or more.")
+        if settings.batch_size < 2:
+            raise ValueError(
+                f"batch_size is {settings.batch_size}; a contrast needs 2 spots or more."
+            )
         self.image, self.contrast, self.decode, self.settings = image, contrast, decode, settings
         self.members = members
         self.checkpoint = None if checkpoint is None else Path(checkpoint)

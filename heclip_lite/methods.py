@@ -2,7 +2,8 @@
 
 This is the index; each method is explained where it is written:
 HECLIP in `heclip`, baselines and controls in `baselines`, direct regression in `regression`,
-oracles in `oracles`, batch correction in `correction`.
+oracles in `oracles`, batch correction in `correction`, HisToSGE in `histosge`, and interpolation
+between the spots of a slide in `interpolation`.
 BLEEP and CLIP differ from HECLIP in their loss and in what they retrieve against, and stand here.
 """
 
@@ -24,6 +25,8 @@ from heclip_lite.baselines import (
 )
 from heclip_lite.correction import TrainHarmony
 from heclip_lite.heclip import HECLIP
+from heclip_lite.histosge import HisToSGE
+from heclip_lite.interpolation import GaussianProcess, InverseDistance, NearestSpot
 from heclip_lite.oracles import DepthOracle, NeighbourOracle, OtherGenesOracle
 from heclip_lite.regression import Regression
 
@@ -33,11 +36,15 @@ __all__ = [
     "HECLIP",
     "Average",
     "DepthOracle",
+    "GaussianProcess",
+    "HisToSGE",
+    "InverseDistance",
     "KernelRidge",
     "Mean",
     "MeanColour",
     "Method",
     "NearestNeighbours",
+    "NearestSpot",
     "NeighbourOracle",
     "Oracle",
     "OtherGenesOracle",

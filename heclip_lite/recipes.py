@@ -12,16 +12,22 @@ from dataclasses import dataclass, field, replace
 from heclip_lite import config
 from heclip_lite.base import Method
 from heclip_lite.heclip import PUBLISHED_TRAINING
+from heclip_lite.histosge import PUBLISHED_TRAINING as PUBLISHED_DENSE
+from heclip_lite.histosge import PUBLISHED_WIDTH_PX
 from heclip_lite.methods import (
     BLEEP,
     CLIP,
     HECLIP,
     Average,
     DepthOracle,
+    GaussianProcess,
+    HisToSGE,
+    InverseDistance,
     KernelRidge,
     Mean,
     MeanColour,
     NearestNeighbours,
+    NearestSpot,
     NeighbourOracle,
     OtherGenesOracle,
     Position,
@@ -58,6 +64,10 @@ class Size:
         The training loop of HECLIP as released; its own by default.
     heads
         The training loop of heads on frozen features.
+    dense
+        The training loop of HisToSGE.
+    dense_reference
+        That of HisToSGE as released; its own by default.
     members
         Networks averaged by methods that average.
     """
@@ -67,9 +77,13 @@ class Size:
     end_to_end: config.Training = field(default_factory=lambda: config.Training(epochs=15))
     reference: config.Training = PUBLISHED_TRAINING
     heads: config.Training = field(default_factory=lambda: config.Training(epochs=30))
+    dense: config.Training = field(default_factory=lambda: config.Training(epochs=30))
+    dense_reference: config.Training = PUBLISHED_DENSE
     members: int = 5
 
 
+HISTOSGE = {"positions": "relative", "hidden": 256}
+WITHIN_COMPONENTS = 32  # of the kernel: a part of one slide has few spots to learn them from
 ONE_SCALE, ONE_COLOUR = "_one_scale", "_one_scale_and_colour"  # suffixes of names in tables
 
 
@@ -137,6 +151,55 @@ def oracles() -> dict[str, Method]:
 def everyone(size: Size) -> dict[str, Method]:
     """Contestants, controls and oracles."""
     return {**contestants(size), **controls(size), **oracles()}
+
+
+def histosge(size: Size, /, **changes: object) -> HisToSGE:
+    """Our HisToSGE: feature maps, spatial neighbourhoods, components as targets.
+
+    `changes` go to :class:`~heclip_lite.config.Attention`.
+    """
+    attention = config.Attention(**{**HISTOSGE, **changes})
+    return HisToSGE(size.maps, attention, size.dense, members=size.members)
+
+
+def histosge_reference(size: Size, um_per_px: float) -> HisToSGE:
+    """HisToSGE as its code has it, but for groups that can be stacked and the encoder.
+
+    `um_per_px` is that of the slide, whose patches are 50 of its pixels wide, blue first.
+    """
+    image = config.PatchInput(
+        replace(size.maps.encoder, colour="bgr"),
+        width_um=PUBLISHED_WIDTH_PX * um_per_px,
+        size=224,
+        trainable=False,
+    )
+    return HisToSGE.reference(image, size.dense_reference)
+
+
+def within_slide(size: Size, um_per_px: float) -> dict[str, Method]:
+    """Methods that predict the rest of a slide from a part of its spots, by name.
+
+    Parameters
+    ----------
+    size
+        What they share.
+    um_per_px
+        Micrometres per pixel of the slide, for the patches of HisToSGE as released.
+    """
+    size = replace(size, maps=replace(size.maps, components=WITHIN_COMPONENTS))
+    attention, kernel_ridge = histosge(size), KernelRidge(size.maps)
+    return {
+        "histosge": attention,
+        "histosge_reference": histosge_reference(size, um_per_px),
+        "heclip_recommended": HECLIP.recommended(size.maps, size.heads, members=size.members),
+        "kernel_ridge": kernel_ridge,
+        "ridge": Ridge(size.maps),
+        "inverse_distance": InverseDistance(),
+        "gaussian_process": GaussianProcess(),
+        "nearest_spot": NearestSpot(),
+        "average_with_place": Average([attention, kernel_ridge, GaussianProcess()]),
+        "mean": Mean(),
+    }
 
 
 def inputs_of(methods: Mapping[str, Method]) -> list[config.Input]:

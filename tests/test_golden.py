@@ -89,3 +89,34 @@ def test_hit_at_k(k: int) -> None:
     recorded = golden("metrics")
     hit = evaluation.hit_at_k(recorded["true"], recorded["pred"], k=k)
     np.testing.assert_allclose(hit, recorded[f"hit_at_{k}"], **TOLERANCE)
+
+
+@pytest.mark.parametrize(("case", "heads", "depth"), [("tiny", 2, 1), ("deep", 3, 2)])
+def test_histosge(case: str, heads: int, depth: int) -> None:
+    recorded = golden("histosge")
+    x, centers, target = (
+        torch.from_numpy(recorded[f"{case}_{part}"]) for part in ("x", "centers", "target")
+    )
+    weights = f"{case}_w."
+    published = {
+        name[len(weights) :]: torch.from_numpy(recorded[name])
+        for name in recorded.files
+        if name.startswith(weights)
+    }
+    width, n_genes = x.shape[-1], target.shape[-1]
+    model = networks.HisToSGE(
+        width,
+        n_genes,
+        depth=depth,
+        heads=heads,
+        positions=networks.IndexPositions(width, places=64),
+    ).double()
+    model.load_state_dict(networks.reference_state(published))
+    hidden, expression = model(x, centers)
+    loss = torch.nn.functional.mse_loss(expression, target)
+    loss.backward()
+    np.testing.assert_allclose(hidden.detach(), recorded[f"{case}_h"], **TOLERANCE)
+    np.testing.assert_allclose(expression.detach(), recorded[f"{case}_y"], **TOLERANCE)
+    np.testing.assert_allclose(loss.item(), recorded[f"{case}_loss"], **TOLERANCE)
+    gradient = model.blocks[0].attention.to_qkv.weight.grad
+    np.testing.assert_allclose(gradient, recorded[f"{case}_grad_to_qkv"], **TOLERANCE)

@@ -158,6 +158,8 @@ def test_faults_are_named_before_long_work(small_sections):
         methods.HECLIP.recommended(MAPS, replace(QUICK, patience=2)).fit(small_sections[:1])
     with pytest.raises(ValueError, match="500 components need more than"):
         methods.HECLIP.recommended(replace(MAPS, components=500), QUICK).fit(small_sections)
+    with pytest.raises(ValueError, match="a contrast needs 2 spots or more"):
+        methods.HECLIP.recommended(MAPS, replace(QUICK, batch_size=1))
     big = methods.HECLIP.reference_hvg(PATCHES, QUICK)
     big.decode = config.Decode(k=5000)
     with pytest.raises(ValueError, match="k is 5000, but there are only"):
@@ -185,7 +187,7 @@ def test_early_stopping_judges_by_a_whole_section(small_sections):
         (config.Decode, {"k": 0}, "k is 0"),
         (config.Decode, {"against": "genes"}, "against is 'genes'"),
         (config.Training, {"epochs": 0}, "epochs is 0"),
-        (config.Training, {"batch_size": 1}, "needs 2 spots"),
+        (config.Training, {"batch_size": 0}, "batch_size is 0"),
     ],
 )
 def test_settings_are_checked_when_made(kind, values, message):

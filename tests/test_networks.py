@@ -47,5 +47,5 @@ def test_published_names_load(prefix, spot):
 
 
 def test_a_foreign_checkpoint_is_named():
-    with pytest.raises(ValueError, match="No image_projection parameters among the names"):
+    with pytest.raises(ValueError, match="Neither image_projection nor gene_head"):
         networks.reference_state({"classifier.weight": torch.zeros(2)})

@@ -1,0 +1,308 @@
+"""HisToSGE: attention between the spots of a slide, from image features to expression anywhere."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from anndata import AnnData
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
+
+from heclip_lite import (
+    config,
+    features,
+    genes,
+    lattice,
+    networks,
+    pathology,
+    registration,
+    runtime,
+    sections,
+    training,
+)
+from heclip_lite.base import Method
+from heclip_lite.transforms import ExpressionComponents, KernelComponents
+
+PUBLISHED_WIDTH_PX = 50
+PUBLISHED_ATTENTION = config.Attention(
+    groups="file", size=50, positions="index", dropout=0.0, targets="genes"
+)
+PUBLISHED_TRAINING = config.Training(
+    epochs=1000, batch_size=512, learning_rate=1e-3, weight_decay=0.0
+)
+_CHUNK = 512  # groups run at once
+
+
+class HisToSGE(Method):
+    """Predict spots from the image features of themselves and of spots around them.
+
+    Parameters
+    ----------
+    image
+        What is known of each point: patch vectors of a frozen encoder, pooled feature maps, or
+        colour and nuclei.
+    attention
+        Which spots look at which, the code of places, and the size of the network.
+    settings
+        The training loop; a batch is a number of groups.
+    members
+        Networks trained from different seeds, whose predictions are averaged.
+    checkpoint
+        Folder for the states of the training, from which a stopped `fit` goes on.
+
+    Attributes
+    ----------
+    history
+        One list of epoch records per member, after `fit`.
+    """
+
+    def __init__(
+        self,
+        image: config.Input,
+        attention: config.Attention,
+        settings: config.Training,
+        *,
+        members: int = 1,
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        if members < 1:
+            raise ValueError(f"members is {members}; train 1 network or more.")
+        if isinstance(image, config.PatchInput) and image.trainable:
+            raise ValueError(
+                "HisToSGE reads features of a frozen encoder; give PatchInput(trainable=False)."
+            )
+        self.image, self.attention, self.settings = image, attention, settings
+        self.members = members
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+
+    @classmethod
+    def reference(
+        cls,
+        image: config.PatchInput,
+        settings: config.Training = PUBLISHED_TRAINING,
+        attention: config.Attention = PUBLISHED_ATTENTION,
+    ) -> Self:
+        """HisToSGE as its code has it, on features of any encoder; UNI's are the published ones."""
+        made = cls(image, attention, settings)
+        full = replace(settings, seed=0, device="auto", precision="auto") == PUBLISHED_TRAINING
+        uni = image.encoder.name == pathology.HUB + pathology.MODELS["uni"].repository
+        made.setting = (
+            "published" if full and uni and attention == PUBLISHED_ATTENTION else "reduced"
+        )
+        return made
+
+    def with_seed(self, seed: int) -> Self:
+        """The same with other seeds of order, weights and dropout."""
+        made = copy.copy(self)
+        made.settings = replace(self.settings, seed=seed)
+        if self.checkpoint is not None:
+            made.checkpoint = self.checkpoint / f"seed-{seed}"
+        return made
+
+    # -- learning -----------------------------------------------------------------------------
+
+    def _fit(self, training_sections: list[AnnData]) -> None:
+        for section in training_sections:
+            self._places(section)  # says where array coordinates are missing
+        expression = self._expression(training_sections)
+        if self.attention.targets == "components":
+            moran = np.mean(
+                [
+                    genes.morans_i(section, values)
+                    for section, values in zip(training_sections, expression, strict=True)
+                ],
+                axis=0,
+            )
+            self.targets = ExpressionComponents(self.attention.rank).fit(expression, moran)
+        if not isinstance(self.image, config.PatchInput):
+            blocks = [features.describe(s, self.image) for s in training_sections]
+            stacked = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+            self.kernel = KernelComponents(self.image.components).fit(stacked)
+        groups = [self._groups(section) for section in training_sections]
+        targets = [
+            self._dealt(rows, self._aims(values))
+            for (_, rows), values in zip(groups, expression, strict=True)
+        ]
+        pair = (_stacked([tokens for tokens, _ in groups], 0.0), _stacked(targets, np.nan))
+        settings = replace(self.settings, batch_size=min(self.settings.batch_size, len(pair[0])))
+        self.models, self.history = [], []
+        with runtime.one_thread():
+            for member in range(self.members):
+                seed = settings.seed + 1000 * member
+                model = self._build(pair[0].shape[-1] - 3, pair[1].shape[-1], seed)
+                history = training.train(
+                    model,
+                    pair,
+                    _objective,
+                    replace(settings, seed=seed),
+                    checkpoint=self.checkpoint and self.checkpoint / f"member-{member}",
+                    description=f"HisToSGE {member + 1}/{self.members}",
+                )
+                self.history.append(history)
+                self.models.append(model.cpu())
+
+    def _aims(self, expression: np.ndarray) -> np.ndarray:
+        """What the network learns to say of each spot."""
+        if self.attention.targets == "genes":
+            return expression
+        return self.targets.transform(expression)
+
+    def _build(self, width: int, outputs: int, seed: int) -> networks.HisToSGE:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            codes = {
+                "index": networks.IndexPositions,
+                "continuous": networks.ContinuousPositions,
+                "relative": networks.ContinuousPositions,
+            }
+            return networks.HisToSGE(
+                width,
+                outputs,
+                depth=self.attention.depth,
+                heads=self.attention.heads,
+                hidden=self.attention.hidden,
+                positions=codes[self.attention.positions](width),
+                dropout=self.attention.dropout,
+                positive=self.attention.targets == "genes",
+            )
+
+    # -- groups -------------------------------------------------------------------------------
+
+    def _features(self, section: AnnData) -> np.ndarray:
+        blocks = features.describe(section, self.image, device=self.settings.device)
+        if isinstance(self.image, config.PatchInput):
+            return blocks[0]
+        return self.kernel.transform(blocks)
+
+    def _places(self, section: AnnData) -> np.ndarray:
+        """Where the points are, as the code of places takes it, (points, 2)."""
+        if self.attention.positions == "index":
+            return lattice.coordinates(section)
+        return registration.positions_um(section)
+
+    def _groups(self, section: AnnData) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (groups, size, features + 3) and the points that each group predicts.
+
+        The last three columns of a token are its place and whether it is a point or padding.
+        Points are given by their row, (groups, predicted), -1 for padding.
+        """
+        own, where = self._features(section), self._places(section)
+        points = np.arange(section.n_obs)
+        if self.attention.groups == "file":
+            parts = np.array_split(points, -(-len(points) // self.attention.size))
+            rows = np.full((len(parts), max(map(len, parts))), -1)
+            for group, part in enumerate(parts):
+                rows[group, : len(part)] = part
+            return _tokens(own, where, rows), rows
+        spots = sections.spots_of(section)
+        dense = spots is not section
+        around, there = (self._features(spots), self._places(spots)) if dense else (own, where)
+        if self.attention.groups == "section":
+            if not dense:
+                return _tokens(own, where, points[None]), points[None]
+            # Each point joins the spots alone, so that it does not matter what is asked with it.
+            both, places = np.concatenate([around, own]), np.concatenate([there, where])
+            rows = np.tile(np.arange(len(around)), (len(own), 1))
+            rows = np.column_stack([len(around) + points, rows])
+            return _tokens(both, places, rows), points[:, None]
+        nearest = self._nearest(section, spots)
+        both, places = np.concatenate([own, around]), np.concatenate([where, there])
+        rows = np.column_stack([points, np.where(nearest < 0, -1, nearest + len(own))])
+        tokens = _tokens(both, places, rows)
+        if self.attention.positions == "relative":
+            tokens[..., -3:-1] -= tokens[:, :1, -3:-1]
+        return tokens, points[:, None]
+
+    def _nearest(self, section: AnnData, spots: AnnData) -> np.ndarray:
+        """Rows of the spots nearest to each point and not at its place, (points, size - 1)."""
+        places, around = registration.positions_um(section), registration.positions_um(spots)
+        wanted = self.attention.size - 1
+        distance, rows = cKDTree(around).query(places, k=np.arange(1, wanted + 2))
+        rows = np.where((distance < 1e-6) | np.isinf(distance), -1, rows)
+        # The point itself, if it is a spot, goes last; then the nearest that are wanted.
+        order = np.argsort(rows < 0, axis=1, kind="stable")
+        return np.take_along_axis(rows, order, axis=1)[:, :wanted]
+
+    def _dealt(self, rows: np.ndarray, aims: np.ndarray) -> np.ndarray:
+        """Aims by group, (groups, predicted, outputs), NaN for padding."""
+        found = aims[rows].astype(np.float32)
+        found[rows < 0] = np.nan
+        return found
+
+    # -- prediction ---------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _run(self, section: AnnData) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Hidden features and outputs, one row per point, of each member."""
+        tokens, rows = self._groups(section)
+        device = runtime.pick_device(self.settings.device)
+        kept = rows >= 0
+        order = np.argsort(rows[kept], kind="stable")
+        found: tuple[list, list] = ([], [])
+        for model in self.models:
+            model.eval().to(device)
+            parts = [
+                _called(model, batch.to(device), rows.shape[1])
+                for batch in torch.from_numpy(tokens).split(_CHUNK)
+            ]
+            for kind, values in zip(found, zip(*parts, strict=True), strict=True):
+                whole = torch.cat([v.float().cpu() for v in values]).numpy()
+                kind.append(whole[kept][order])
+            model.cpu()
+        return found
+
+    def _predict(self, section: AnnData) -> np.ndarray:
+        outputs = np.mean(self._run(section)[1], axis=0)
+        if self.attention.targets == "genes":
+            return outputs
+        return self.targets.reconstruct(outputs)
+
+    def hidden(self, section: AnnData) -> np.ndarray:
+        """Hidden features of each point after attention, those of all members side by side.
+
+        Returns
+        -------
+        ndarray, float32, (points, members x features)
+
+        Raises
+        ------
+        RuntimeError
+            If the method was not fitted.
+        """
+        self._check_fitted()
+        return np.concatenate(self._run(section)[0], axis=1)
+
+
+def _called(model: nn.Module, tokens: Tensor, predicted: int) -> tuple[Tensor, Tensor]:
+    """Hidden features and outputs of the first `predicted` tokens of each group."""
+    return model(tokens[..., :-3], tokens[..., -3:-1], tokens[..., -1] > 0, predicted=predicted)
+
+
+def _objective(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error over the points of the groups, padding left out."""
+    _, outputs = _called(model, tokens, targets.shape[1])
+    known = targets[..., 0].isfinite()
+    return F.mse_loss(outputs.float()[known], targets[known])
+
+
+def _tokens(values: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    packed = np.column_stack([values, places, np.ones(len(values))]).astype(np.float32)
+    tokens = packed[rows]
+    tokens[rows < 0] = 0
+    return tokens
+
+
+def _stacked(parts: list[np.ndarray], fill: float) -> Tensor:
+    """Groups of several sections one after another, filled up to the longest group."""
+    longest = max(part.shape[1] for part in parts)
+    padded = [
+        np.pad(part, ((0, 0), (0, longest - part.shape[1]), (0, 0)), constant_values=fill)
+        for part in parts
+    ]
+    return torch.from_numpy(np.concatenate(padded))
