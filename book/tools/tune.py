@@ -1,6 +1,7 @@
 """Choose recipes by inner validation, and log every configuration that was tried.
 
 Each configuration is scored by leaving out one of the sections C2 to C5 of her2st at a time.
+Methods that predict the rest of a slide are scored on spots of these sections that are held out.
 C6 and the other donors take no part.
 Scores go to ``book/results/tried.csv``, also those of what was not kept.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pandas as pd
@@ -16,13 +18,16 @@ from anndata import AnnData
 from measure import TUNED_ON, keep_cache_in_build, read, size_of, spread
 from results import COMMITTED, write_results
 
-from heclip_lite import config, evaluation, features, recipes
+from heclip_lite import config, evaluation, features, recipes, recovery, sections
 from heclip_lite.base import Method
 from heclip_lite.heclip import HECLIP
 from heclip_lite.methods import (
     BLEEP,
     CLIP,
     Average,
+    GaussianProcess,
+    HisToSGE,
+    InverseDistance,
     KernelRidge,
     NearestNeighbours,
     Regression,
@@ -30,6 +35,8 @@ from heclip_lite.methods import (
 )
 
 COLUMNS = ["hvg1000", "hvg50", "heg50", "svg50"]
+WITHIN_HOLDOUTS = ("random", "block")
+WITHIN_SEED = 100  # of the spots held out; measured are other ones
 
 
 def candidates() -> dict[str, Method]:
@@ -129,9 +136,81 @@ def end_to_end() -> dict[str, Method]:
     }
 
 
+def within_slide() -> dict[str, Method]:
+    """What was tried for the rest of a slide, half of whose spots are known."""
+    size = size_of("her2st")
+    size = replace(size, maps=replace(size.maps, components=recipes.WITHIN_COMPONENTS))
+    loop = size.dense
+
+    def attention(image=None, settings=None, members=size.members, **changes) -> HisToSGE:
+        made = recipes.histosge(size, **changes)
+        return HisToSGE(
+            image or size.maps, made.attention, replace(loop, **(settings or {})), members=members
+        )
+
+    patch = replace(size.patches, width_um=200.0, size=224, trainable=False)
+    base, kernel, process = attention(), KernelRidge(size.maps), GaussianProcess()
+    heclip = HECLIP.recommended(size.maps, size.heads)
+    return {
+        "HisToSGE": base,
+        "HisToSGE, absolute places": attention(positions="continuous"),
+        **{f"HisToSGE, {n} spots": attention(size=n) for n in (1, 7, 37)},
+        "HisToSGE, whole sections": attention(
+            groups="section", positions="continuous", settings={"epochs": 150}
+        ),
+        **{f"HisToSGE, {n} components": attention(rank=n) for n in (10, 40)},
+        "HisToSGE, gene head of 2048": attention(hidden=2048),
+        "HisToSGE, genes": attention(targets="genes"),
+        **{f"HisToSGE, {n} epochs": attention(settings={"epochs": n}) for n in (15, 60)},
+        **{
+            f"HisToSGE, learning rate {rate:g}": attention(settings={"learning_rate": rate})
+            for rate in (3e-4, 3e-3)
+        },
+        "HisToSGE, dropout 0.3": attention(dropout=0.3),
+        "HisToSGE, weight decay 0.1": attention(settings={"weight_decay": 0.1}),
+        "HisToSGE, 2 blocks": attention(depth=2),
+        "HisToSGE, 16 kernel components": attention(replace(size.maps, components=16)),
+        "HisToSGE, 64 kernel components": attention(replace(size.maps, components=64)),
+        "HisToSGE, patches of 200 µm": attention(patch),
+        "HisToSGE, 1 network": attention(members=1),
+        "HECLIP, within a slide": heclip,
+        "kernel ridge, within a slide": kernel,
+        "ridge, within a slide": Ridge(size.maps),
+        "Gaussian process": process,
+        "inverse distance": InverseDistance(),
+        "average: HisToSGE, Gaussian process": Average([base, process]),
+        "average: kernel ridge, Gaussian process": Average([kernel, process]),
+        "average: HisToSGE, kernel ridge": Average([base, kernel]),
+        "average: HisToSGE, kernel ridge, Gaussian process": Average([base, kernel, process]),
+        "average: HisToSGE, HECLIP, kernel ridge, Gaussian process": Average(
+            [base, heclip, kernel, process]
+        ),
+    }
+
+
 def groups() -> dict[str, tuple[dict[str, Method], tuple[str, ...]]]:
     """Candidates and the sections that are left out for them, by group."""
     return {"heads": (candidates(), TUNED_ON), "end to end": (end_to_end(), TUNED_ON[-1:])}
+
+
+def recover(name: str, section: str, holdout: str) -> pd.DataFrame:
+    """Score one candidate on the spots of one section that are held out."""
+    (found,) = (s for s in read("her2st", TUNED_ON) if sections.name_of(s) == section)
+    return recovery.recovery({name: within_slide()[name]}, found, (holdout,), seeds=(WITHIN_SEED,))
+
+
+def within_scores(names: Iterable[str]) -> pd.DataFrame:
+    """Mean correlations of each candidate on spots held out, a row per way to hold out."""
+    rows = []
+    for name in names:
+        for holdout in WITHIN_HOLDOUTS:
+            table = pd.concat([recover(name, section, holdout) for section in TUNED_ON])
+            table = table[table["scope"] == "heldout"]
+            mean = table.groupby(["metric", "gene_set"])["value"].mean()
+            row = {"tried": name} | {s: mean["pearson", s] for s in COLUMNS}
+            row |= {f"partial_{s}": mean["partial_pearson", s] for s in COLUMNS[:2]}
+            rows.append({**row, "split": holdout, "folds": " ".join(TUNED_ON), "seeds": 1})
+    return pd.DataFrame(rows)
 
 
 def folds_of(held_out: tuple[str, ...]) -> tuple[list[AnnData], list[evaluation.Fold]]:
@@ -172,11 +251,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="part of a name")
     arguments = parser.parse_args()
     keep_cache_in_build()
+    inside = [n for n in within_slide() if arguments.only.lower() in n.lower()]
     chosen = {
         group: ({n: m for n, m in made.items() if arguments.only.lower() in n.lower()}, held_out)
         for group, (made, held_out) in groups().items()
     }
-    inputs = recipes.inputs_of(chosen["heads"][0])
+    inputs = recipes.inputs_of(chosen["heads"][0] | {n: within_slide()[n] for n in inside})
     slides = [(image, number) for number in range(len(TUNED_ON)) for image in inputs]
     seconds = spread(describe, slides, label=f"tried {arguments.only}, slides")
     todo = [
@@ -186,7 +266,10 @@ def main() -> int:
         for name in made
     ]
     seconds += spread(job, todo, label=f"tried {arguments.only}")
-    found = pd.concat([scores(*part) for part in chosen.values() if part[0]], ignore_index=True)
+    rest = [(n, s, h) for s in TUNED_ON for n in inside for h in WITHIN_HOLDOUTS]
+    seconds += spread(recover, rest, label=f"tried {arguments.only}, within slides")
+    parts = [scores(*part) for part in chosen.values() if part[0]]
+    found = pd.concat([*parts, within_scores(inside)], ignore_index=True)
     print(found.round(3).to_string(index=False))
     if arguments.only:
         print(f"{COMMITTED.name}/tried.csv is written only when all are tried.")

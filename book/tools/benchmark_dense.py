@@ -1,0 +1,69 @@
+"""Cost of dense prediction against the number of points, measured in one run.
+
+With neighbourhood attention each point looks at a fixed number of spots, so the cost should grow
+with the number of points and no faster.
+Joining each point to all spots of the section stands beside it.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+from heclip_lite import config, recipes, superres, tissue
+from heclip_lite.histosge import HisToSGE
+
+SIDE_UM = 3000.0
+PITCHES_UM = (80.0, 40.0, 20.0, 10.0)
+TURNS = 2
+
+
+def peak_gib() -> float:
+    """Most memory that this process ever held."""
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def main() -> None:
+    """Measure and print."""
+    section = tissue.synthetic_sections(1, 1, size_um=SIDE_UM)[0]
+    size = recipes.Size(
+        maps=config.MapInput(um_per_px=(2.74, 1.37)), dense=config.Training(epochs=2), members=1
+    )
+    near = recipes.histosge(size).fit([section])
+    every = HisToSGE(
+        size.maps,
+        config.Attention(**{**recipes.HISTOSGE, "groups": "section", "positions": "continuous"}),
+        config.Training(epochs=2, batch_size=1),
+    ).fit([section])
+    grids = {pitch: superres.grid(section, pitch) for pitch in PITCHES_UM}
+    superres.predict(near, grids[PITCHES_UM[0]])  # the slide's maps are made once
+    print(f"{section.n_obs} spots; seconds on this machine, the fastest of {TURNS} turns")
+    print(
+        f"{'points':>8}{'neighbourhood':>16}{'us/point':>10}{'whole section':>16}{'us/point':>10}"
+    )
+    first = None
+    for pitch in PITCHES_UM:
+        points = grids[pitch]
+        found = []
+        for method in (near, every):
+            if method is every and pitch < PITCHES_UM[1]:
+                continue  # minutes, for nothing new
+            spent = []
+            for _ in range(TURNS):
+                started = time.perf_counter()
+                superres.predict(method, points)
+                spent.append(time.perf_counter() - started)
+            found.append(min(spent))
+        first = first or found[0] / points.n_obs
+        cells = "".join(f"{s:>16.2f}{1e6 * s / points.n_obs:>10.0f}" for s in found)
+        print(f"{points.n_obs:>8,}{cells}")
+    print(
+        f"neighbourhood, cost of a point: {found[0] / points.n_obs / first:.2f} times the first's"
+    )
+    print(f"peak memory {peak_gib():.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
