@@ -12,7 +12,8 @@ QUICK ?=
 quick = $(if $(filter-out 0,$(QUICK)),--quick)
 
 .PHONY: help setup book lab test test-all cover lint lock clean clean-all
-.PHONY: benchmark-speed benchmark-metrics tune contest ledger ablations
+.PHONY: benchmark-speed benchmark-metrics benchmark-dense
+.PHONY: tune contest ledger ablations recovery domains
 
 help:
 	@echo "make book             run the notebooks and build the site: _build/html/index.html"
@@ -21,8 +22,11 @@ help:
 	@echo "make test-all         run the slow and the browser tests too"
 	@echo "make benchmark-speed  compare our training step with a plain PyTorch loop"
 	@echo "make benchmark-metrics  compare our metrics and bootstrap with plain loops"
+	@echo "make benchmark-dense  cost of dense prediction against the number of points"
 	@echo "make contest      every method on real slides; also: make ledger, make ablations"
 	@echo "                  (DATA=her2st; at most 2 hours on two cores; QUICK=1: 20 minutes)"
+	@echo "make recovery     the rest of a slide from a part of its spots; make domains: its domains"
+	@echo "                  (DATA=her2st, synthetic; domains also dlpfc; under an hour each)"
 	@echo "make tune         choose recipes by inner validation; writes book/results/tried.csv"
 	@echo "make cover            draw the picture on the first page anew"
 	@echo "make lint             check style, spelling and that notebooks hold no outputs"
@@ -55,6 +59,9 @@ benchmark-speed: setup
 benchmark-metrics: setup
 	$(VENV) book/tools/benchmark_metrics.py
 
+benchmark-dense: setup
+	$(VENV) book/tools/benchmark_dense.py
+
 tune: setup
 	$(VENV) book/tools/tune.py
 
@@ -64,9 +71,16 @@ contest: setup
 
 ledger: setup
 	$(VENV) book/tools/run_ledger.py --data $(DATA) $(quick)
+	$(VENV) book/tools/run_dense_ledger.py --data $(DATA) $(quick)
 
 ablations: setup
 	$(VENV) book/tools/run_ablations.py --data $(DATA) $(quick)
+
+recovery: setup
+	$(VENV) book/tools/run_recovery.py --data $(DATA) $(quick)
+
+domains: setup
+	$(VENV) book/tools/run_domains.py --data $(DATA) $(quick)
 
 cover: setup
 	$(VENV) book/tools/make_cover.py

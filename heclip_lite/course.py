@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from anndata import AnnData
 
-from heclip_lite import config, evaluation, runtime, sections, store
+from heclip_lite import config, evaluation, histosge, recipes, runtime, sections, store
 from heclip_lite.heclip import HECLIP
 
 
@@ -28,18 +28,31 @@ class Profile:
         Networks that are averaged.
     reference_epochs, reference_size
         Epochs and patch size, pixels, of HECLIP's reference recipe.
+    dense_reference_epochs
+        Epochs of HisToSGE's.
     """
 
     um_per_px: tuple[float, ...]
     members: int
     reference_epochs: int
     reference_size: int
+    dense_reference_epochs: int
 
 
 PROFILES = {
-    "fast": Profile(um_per_px=(2.74, 1.37), members=3, reference_epochs=4, reference_size=64),
+    "fast": Profile(
+        um_per_px=(2.74, 1.37),
+        members=3,
+        reference_epochs=4,
+        reference_size=64,
+        dense_reference_epochs=100,
+    ),
     "full": Profile(
-        um_per_px=(2.74, 1.37, 0.69), members=5, reference_epochs=15, reference_size=256
+        um_per_px=(2.74, 1.37, 0.69),
+        members=5,
+        reference_epochs=15,
+        reference_size=256,
+        dense_reference_epochs=1000,
     ),
 }
 
@@ -136,6 +149,22 @@ class Chapter:
         """HECLIP's released ``hvg`` recipe in the size of this profile, unfitted."""
         settings = config.Training(epochs=self._size.reference_epochs, seed=self.seed)
         return HECLIP.reference_hvg(self.patches, settings)
+
+    @property
+    def size(self) -> recipes.Size:
+        """What the recipes of this profile share."""
+        heads = config.Training(epochs=30, seed=self.seed)
+        released = replace(
+            histosge.PUBLISHED_TRAINING, epochs=self._size.dense_reference_epochs, seed=self.seed
+        )
+        return recipes.Size(
+            maps=self.maps,
+            patches=self.patches,
+            heads=heads,
+            dense=heads,
+            dense_reference=released,
+            members=self._size.members,
+        )
 
     @property
     def _size(self) -> Profile:

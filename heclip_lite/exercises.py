@@ -400,3 +400,102 @@ def check_counting_ceiling(function: Callable) -> None:
             "the formula is 2 r / (1 + r), not r / (1 + r).": np.sqrt(kept / (1 + kept)),
         },
     )
+
+
+def check_attention(function: Callable) -> None:
+    """Chapter 06: query, key, value (spots, width) to what each spot hears (spots, width)."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(5, 4, generator=draw) for _ in range(3))
+    like = query @ key.T
+    _judge(
+        function,
+        (query, key, value),
+        torch.softmax(like / 2, dim=1) @ value,
+        {
+            "divide the products by the root of the width before the softmax.": (
+                torch.softmax(like, dim=1) @ value
+            ),
+            "you divided by the width; divide by its root.": torch.softmax(like / 4, 1) @ value,
+            "the softmax runs over the spots that ask; it should run over those heard (dim=1).": (
+                torch.softmax(like / 2, dim=0) @ value
+            ),
+            "the softmax is missing: weights must be positive and sum to one.": like / 2 @ value,
+            "queries and keys have changed places.": torch.softmax(like.T / 2, dim=1) @ value,
+        },
+        tensor=True,
+    )
+
+
+def check_fill_square(function: Callable) -> None:
+    """Chapter 06: array coordinates (spots, 2) to four times as many, with half steps."""
+    where = np.array([[0, 0], [1, 0], [0, 1], [3, 2]])
+    right, down = np.array([0.5, 0.0]), np.array([0.0, 0.5])
+    _judge(
+        function,
+        (where,),
+        np.concatenate([where, where + right, where + down, where + right + down]),
+        {
+            "the half steps are cut off: make the coordinates floats first.": (
+                np.concatenate([where] * 4)
+            ),
+            "steps are whole, not half: the new points lie on other spots.": (
+                np.concatenate(
+                    [where, where + 2 * right, where + 2 * down, where + 2 * (right + down)]
+                )
+            ),
+            "right is the column, the first number; down is the row, the second.": (
+                np.concatenate([where, where + down, where + right, where + right + down])
+            ),
+            "the last point of each spot goes both right and down.": (
+                np.concatenate([where, where + right, where + down, where + right])
+            ),
+        },
+    )
+
+
+def check_smooth(function: Callable) -> None:
+    """Chapter 07: values (spots, features), neighbours (spots, spots) 0 or 1, to their means."""
+    values = np.array([[1.0, 0.0], [3.0, 1.0], [8.0, 5.0], [0.0, 2.0]])
+    beside = np.array([[0, 1, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=float)
+    own = beside + np.eye(4)
+    _judge(
+        function,
+        (values, beside),
+        own @ values / own.sum(1, keepdims=True),
+        {
+            "the spot itself belongs to its mean too.": (
+                beside @ values / beside.sum(1, keepdims=True)
+            ),
+            "that is a sum; divide by the number of spots in it.": own @ values,
+            "you divide by the neighbours alone; the spot itself counts as one more.": (
+                own @ values / beside.sum(1, keepdims=True)
+            ),
+            "each spot has a number of neighbours of its own; divide row by row.": (
+                own @ values / own.sum() * len(own)
+            ),
+            "nothing was averaged.": values,
+        },
+    )
+
+
+def check_coherence(function: Callable) -> None:
+    """Chapter 07: labels (spots,) and pairs of neighbours (pairs, 2) to the share that agrees."""
+    labels = np.array([0, 0, 1, 1, 2, 0])
+    pairs = np.array([[0, 1], [1, 2], [2, 3], [3, 4], [4, 5], [0, 5], [1, 5]])
+    same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+    every = labels[:, None] == labels[None]
+    _judge(
+        function,
+        (labels, pairs),
+        same.mean(),
+        {
+            "that is the share that disagrees.": (~same).mean(),
+            "that is a count; divide by the number of pairs.": float(same.sum()),
+            "divide by the number of pairs, not of spots.": same.sum() / len(labels),
+            "you compared all pairs of spots; look at the given pairs only.": (
+                every[np.triu_indices(len(labels), 1)].mean()
+            ),
+        },
+    )

@@ -40,6 +40,13 @@ from heclip_lite.charts import (
     spread_against_error,
     use_style,
 )
+from heclip_lite.dense_charts import (
+    domain_scores,
+    enrichment,
+    input_name,
+    recovered,
+    resolution,
+)
 from heclip_lite.result_charts import (
     ablation,
     ceiling_scatter,
@@ -66,10 +73,14 @@ __all__ = [
     "contest",
     "curves",
     "depth",
+    "domain_scores",
+    "domains_beside",
+    "enrichment",
     "expression_maps",
     "fold_means",
     "gene_scores",
     "history",
+    "input_name",
     "intervals",
     "ledger",
     "matrices",
@@ -79,6 +90,8 @@ __all__ = [
     "png",
     "ranking",
     "readable",
+    "recovered",
+    "resolution",
     "scatter2d",
     "scopes",
     "set_name",
@@ -102,6 +115,7 @@ def slide(
     vmax: float | None = None,
     mark: int | None = None,
     colourbar: bool = True,
+    categories: Sequence[str] | None = None,
 ) -> Figure:
     """The H&E preview of a slide, its spots as circles of their true diameter.
 
@@ -123,6 +137,8 @@ def slide(
         Spot to put a ring around.
     colourbar
         Draw the colour bar, or the legend of the categories.
+    categories
+        All categories in their order, where some may be missing here: each keeps its colour.
 
     Raises
     ------
@@ -151,7 +167,7 @@ def slide(
     if values is None:
         circles.set(facecolor="none", edgecolor="black", linewidth=0.9)
     elif is_category(values):
-        names = category_names(values)
+        names = list(categories) if categories is not None else category_names(values)
         circles.set(facecolor=category_colours(values, names), edgecolor="white", linewidth=0.3)
         if colourbar:
             category_legend(ax, names, loc="center left", bbox_to_anchor=(1.0, 0.5), title=label)
@@ -258,9 +274,9 @@ def slides(
     titles = titles or [sections.name_of(section) for section in all_sections]
     grouped = values is not None and is_category(values[0])
     low, high = (None, None) if values is None or grouped else limits(values)
+    names = None
     if grouped:  # one order of categories, hence one colour each, on all slides
         names = list(dict.fromkeys(name for v in values for name in category_names(v)))
-        values = [pd.Series(pd.Categorical(np.asarray(v, object), names)) for v in values]
     for i, ax in enumerate(axes.ravel()):
         if i >= count:
             ax.set_axis_off()
@@ -268,7 +284,7 @@ def slides(
         own = None if values is None else values[i]
         slide(
             all_sections[i], own, ax=ax, vmin=low, vmax=high,
-            spots=own is not None, colourbar=False,
+            spots=own is not None, colourbar=False, categories=names,
         )  # fmt: skip
         ax.set_title(titles[i])
     if grouped:
@@ -282,6 +298,61 @@ def slides(
     for ax in axes.ravel():
         ax.set_anchor("N")
     return figure
+
+
+def domains_beside(
+    section: AnnData, labelled: Mapping[str, Any], *, columns: int | None = None
+) -> Figure:
+    """The slide and, beside it, its spots coloured by several sets of domains.
+
+    The first set keeps its colours; each other one takes the colour of the domain of the first
+    that it shares most spots with, so that what agrees looks alike.
+
+    Parameters
+    ----------
+    section
+        Where the spots are.
+    labelled
+        (spots,) labels by title; missing ones stay without a colour.
+    columns
+        Panels in a row; three at most by default.
+    """
+    panels = 1 + len(labelled)
+    columns = columns or (2 if panels in (2, 4) else min(3, panels))
+    rows = -(-panels // columns)
+    tall = rows * (0.3 + tallness([section]) * WIDTH / columns)
+    figure, axes = canvas(rows, columns, (WIDTH, tall + 0.7))
+    places = list(axes.ravel())
+    slide(section, ax=places[0], spots=False)
+    places[0].set_title(f"{sections.name_of(section)}: H&E")
+    first = pd.Series(next(iter(labelled.values()))).reset_index(drop=True)
+    names = category_names(first)
+    for ax, (title, values) in zip(places[1:], labelled.items(), strict=False):
+        own = pd.Series(values).reset_index(drop=True)
+        renamed = _matched(own, first, names)
+        every = list(dict.fromkeys([*names, *category_names(renamed)]))
+        slide(section, renamed, ax=ax, colourbar=False, categories=every)
+        ax.set_title(title)
+    for ax in places:
+        ax.set_anchor("N")
+    for ax in places[panels:]:
+        ax.set_axis_off()
+    category_legend(figure, names, loc="outside lower center", ncols=min(4, len(names)))
+    return figure
+
+
+def _matched(own: pd.Series, first: pd.Series, names: Sequence[str]) -> pd.Series:
+    """Groups renamed after the domains they overlap with, one to one; others keep a name."""
+    from scipy.optimize import linear_sum_assignment
+
+    known = own.notna() & first.notna()
+    names_of = own.astype(object).map(str, na_action="ignore")
+    table = pd.crosstab(names_of[known], first[known].astype(str))
+    if set(table.index) <= set(names):
+        return names_of
+    groups, domains = linear_sum_assignment(-table.to_numpy())
+    of = {table.index[g]: table.columns[d] for g, d in zip(groups, domains, strict=True)}
+    return names_of.map(lambda name: of.get(name, f"group {name}"), na_action="ignore")
 
 
 def patches(

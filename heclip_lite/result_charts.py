@@ -39,7 +39,14 @@ def set_name(gene_set: str) -> str:
 
 def readable(name: str) -> str:
     """How a method of the contest is written in figures and tables."""
-    written = {"heclip": "HECLIP", "bleep": "BLEEP", "clip": "CLIP", "knn": "k nearest"}
+    written = {
+        "heclip": "HECLIP",
+        "histosge": "HisToSGE",
+        "bleep": "BLEEP",
+        "clip": "CLIP",
+        "knn": "k nearest",
+        "gaussian": "Gaussian",
+    }
     return " ".join(written.get(word, word) for word in name.split("_"))
 
 
@@ -203,6 +210,7 @@ def ledger(table: pd.DataFrame, *, gene_set: str = "hvg50", truth: str = "measur
                 **{**_MEAN, "marker": "D" if filled else "s"},
             )  # fmt: skip
         ax.axvline(0, color=_GREY, linewidth=1)
+        ax.locator_params(axis="x", nbins=5)
         ax.set_title(title)
         ax.grid(axis="y", color="#EEEEEE")
         ax.set_axisbelow(True)

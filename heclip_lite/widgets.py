@@ -320,3 +320,125 @@ def target_explorer(image: np.ndarray) -> Explorer:
         return plotting.matrices({title: target.numpy()})
 
     return Explorer({"temperature": temperature, "scaled": scaled}, draw)
+
+
+def resolution_explorer(
+    section: AnnData,
+    dense: Mapping[int, AnnData],
+    *,
+    truth: Callable[[np.ndarray, float], np.ndarray] | None = None,
+    genes: Sequence[str] | None = None,
+) -> Explorer:
+    """Slide from the spots to ever more points between them, one gene at a time.
+
+    Parameters
+    ----------
+    section
+        The measured section.
+    dense
+        Predicted sections by factor, as :func:`heclip_lite.superres.predict` gives.
+    truth
+        ``truth(points, width_um)`` gives the true expression (points, genes of the section), where
+        it is known; drawn beside the prediction.
+    genes
+        Genes to choose from, the first shown first; all predicted genes by default.
+
+    Raises
+    ------
+    ValueError
+        If there is no dense section, or a gene is missing in one.
+    """
+    import ipywidgets
+
+    if not dense:
+        raise ValueError("There is no dense section. Give at least one, by its factor.")
+    known = {name: i for i, name in enumerate(next(iter(dense.values())).var_names)}
+    genes = list(known) if genes is None else list(genes)
+    columns = {name: _known_gene(name, known) for name in genes}
+    factors = {f"{factor}x, {dense[factor].n_obs:,} points": factor for factor in sorted(dense)}
+    controls = {
+        "factor": ipywidgets.SelectionSlider(
+            options=list(factors),
+            description="Resolution",
+            continuous_update=False,
+            style=_WIDE,
+            layout={"width": "95%"},
+        ),
+        "gene": ipywidgets.Dropdown(options=genes, description="Gene", style=_WIDE),
+    }
+    measured = dict(zip(genes, _measured(section, genes).T, strict=True))
+
+    def draw(factor: str, gene: str) -> Figure:
+        points = dense[factors[factor]]
+        drawn = {"measured": (section, measured[gene])}
+        drawn[f"predicted, {factor}"] = (points, points.X[:, columns[gene]])
+        if truth is not None:
+            width = sections.spot_diameter_um(points)
+            place = section.var_names.get_loc(gene)
+            drawn["true"] = (points, truth(points.obsm["spatial"], width)[:, place])
+        figure = plotting.slides(
+            [where for where, _ in drawn.values()],
+            [np.asarray(values) for _, values in drawn.values()],
+            titles=list(drawn),
+            label=f"{gene} ({plotting.LEVEL})",
+            columns=len(drawn),
+        )
+        return figure
+
+    return Explorer(controls, draw)
+
+
+def domain_explorer(
+    section: AnnData, inputs: Mapping[str, np.ndarray], *, labels: str = "domain"
+) -> Explorer:
+    """Find domains with another input, method, number or smoothing, and see them on the tissue.
+
+    Parameters
+    ----------
+    section
+        A section; its known domains are drawn beside those found, if it has any.
+    inputs
+        (spots, features) by name.
+    labels
+        Column of ``obs`` with the known domains.
+
+    Raises
+    ------
+    ValueError
+        If there is no input.
+    """
+    import ipywidgets
+
+    from heclip_lite import domains
+
+    if not inputs:
+        raise ValueError("There is nothing to find domains in. Give (spots, features) by name.")
+    known = labels in section.obs and section.obs[labels].notna().any()
+    count = section.obs[labels].dropna().nunique() if known else 5
+    controls = {
+        "given": ipywidgets.Dropdown(options=list(inputs), description="Input", style=_WIDE),
+        "method": ipywidgets.Dropdown(
+            options=list(domains.METHODS), description="Method", style=_WIDE
+        ),
+        "number": ipywidgets.IntSlider(
+            value=count, min=2, max=12, description="Domains", continuous_update=False, style=_WIDE
+        ),
+        "smooth": ipywidgets.IntSlider(
+            value=0, min=0, max=5, description="Smoothing", continuous_update=False, style=_WIDE
+        ),
+    }
+
+    def draw(given: str, method: str, number: int, smooth: int) -> Figure:
+        found = domains.find_domains(section, number, method, features=inputs[given], smooth=smooth)
+        title = f"found in {given}"
+        if not known:
+            figure = plotting.slide(section, found.obs["found"], label=title)
+            return figure
+        scores = domains.score(found, labels=labels)
+        both = {"known": section.obs[labels], title: found.obs["found"]}
+        figure = plotting.domains_beside(section, both)
+        coherence = f"coherence {scores['coherence']:.2f}"
+        figure.suptitle(f"ARI {scores['ari']:.2f}, NMI {scores['nmi']:.2f}, {coherence}")
+        return figure
+
+    return Explorer(controls, draw)

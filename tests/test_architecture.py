@@ -11,14 +11,17 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "heclip_lite"
 FLOORS = {
-    "ground": ["config", "store", "download", "runtime"],
+    "ground": ["config", "store", "codehash", "download", "runtime"],
     "data": [
         "images",
         "contract",
+        "dlpfc",
         "sections",
         "patches",
         "genes",
         "registration",
+        "lattice",
+        "export",
         "stain",
         "tissue_anatomy",
         "tissue_image",
@@ -26,6 +29,7 @@ FLOORS = {
         "tissue",
     ],
     "learning": [
+        "pathology",
         "encoders",
         "losses",
         "networks",
@@ -43,8 +47,11 @@ FLOORS = {
         "regression",
         "oracles",
         "correction",
+        "interpolation",
+        "histosge",
         "methods",
         "recipes",
+        "superres",
     ],
     "judging": [
         "splits",
@@ -53,11 +60,22 @@ FLOORS = {
         "ceilings",
         "bootstrap",
         "evaluation",
+        "recovery",
+        "domains",
         "audit",
         "ledger",
+        "dense_ledger",
         "ablations",
     ],
-    "face": ["charts", "result_charts", "plotting", "widgets", "exercises", "course"],
+    "face": [
+        "charts",
+        "result_charts",
+        "dense_charts",
+        "plotting",
+        "widgets",
+        "exercises",
+        "course",
+    ],
 }
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules}
 HEAVY = {"torch", "timm", "scanpy", "squidpy", "spatialdata", "matplotlib", "seaborn", "sklearn"}
@@ -71,6 +89,7 @@ MAY_IMPORT = {
         "retrieval",
         "heclip",
         "regression",
+        "histosge",
         "appearance",
         "ledger",
     },

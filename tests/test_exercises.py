@@ -43,9 +43,40 @@ SOLUTIONS = {
     "check_counting_ceiling": lambda r: np.sqrt(
         2 * np.clip(r, 0, None) / (1 + np.clip(r, 0, None))
     ),
+    "check_attention": lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
+    "check_fill_square": lambda w: np.concatenate(
+        [w + step for step in ([0, 0], [0.5, 0], [0, 0.5], [0.5, 0.5])]
+    ),
+    "check_smooth": lambda v, b: np.stack(
+        [(v[i] + v[row > 0].sum(0)) / (1 + row.sum()) for i, row in enumerate(b)]
+    ),
+    "check_coherence": lambda labels, pairs: float(
+        np.mean([labels[a] == labels[b] for a, b in pairs])
+    ),
 }
 
 PLANTED = [
+    ("check_attention", lambda q, k, v: torch.softmax(q @ k.T, 1) @ v, "root of the width before"),
+    ("check_attention", lambda q, k, v: torch.softmax(q @ k.T / 2, 0) @ v, "over those heard"),
+    ("check_attention", lambda q, k, v: q @ k.T / 2 @ v, "softmax is missing"),
+    ("check_attention", lambda q, k, v: torch.softmax(k @ q.T / 2, 1) @ v, "changed places"),
+    ("check_fill_square", lambda w: np.tile(w, (4, 1)), "half steps are cut off"),
+    (
+        "check_fill_square",
+        lambda w: np.concatenate([np.add(w, s) for s in ([0, 0], [1, 0], [0, 1], [1, 1])]),
+        "whole, not half",
+    ),
+    (
+        "check_fill_square",
+        lambda w: np.concatenate([np.add(w, s) for s in ([0, 0], [0, 0.5], [0.5, 0], [0.5, 0.5])]),
+        "right is the column",
+    ),
+    ("check_smooth", lambda v, b: b @ v / b.sum(1, keepdims=True), "itself belongs"),
+    ("check_smooth", lambda v, b: v + b @ v, "that is a sum"),
+    ("check_smooth", lambda v, b: (v + b @ v) / b.sum(1, keepdims=True), "counts as one more"),
+    ("check_coherence", lambda a, p: (a[p[:, 0]] != a[p[:, 1]]).mean(), "disagrees"),
+    ("check_coherence", lambda a, p: float((a[p[:, 0]] == a[p[:, 1]]).sum()), "that is a count"),
+    ("check_coherence", lambda a, p: (a[p[:, 0]] == a[p[:, 1]]).sum() / len(a), "not of spots"),
     ("check_log_normalise", lambda c: np.log1p(1e4 * c / c.sum(0)), "total of each gene"),
     ("check_log_normalise", lambda c: 1e4 * c / c.sum(1, keepdims=True), "logarithm is missing"),
     ("check_log_normalise", lambda c: np.log1p(c / c.sum(1, keepdims=True)), "ten thousand"),
@@ -148,7 +179,7 @@ def _mutates(first, *_):
         (lambda *_: None, "Not done yet"),
         (_raises, "Your function stopped with KeyError"),
         (lambda *_: [1, 2], "a list"),
-        (lambda *a: torch.full_like(torch.as_tensor(a[0]), float("nan")), "shape|gradient|finite"),
+        (lambda *a: torch.full(tuple(a[0].shape), float("nan")), "shape|gradient|finite"),
         (lambda *_: "text", "text|numbers|a str"),
     ],
 )

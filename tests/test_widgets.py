@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from heclip_lite import genes, plotting, tissue, widgets
+from heclip_lite import domains, genes, interpolation, plotting, superres, tissue, widgets
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +154,45 @@ def test_target_explorer_shows_targets_sharpen():
     assert "1.0 effective" not in explorer.figure.axes[0].get_title()
     with pytest.raises(ValueError, match="give embeddings"):
         widgets.target_explorer(np.zeros(3))
+
+
+def test_resolution_explorer_slides_over_factors(slides):
+    training, _, panel, _ = slides
+    method = interpolation.InverseDistance((2.0,))
+    method.panel = panel
+    method.fit([training])
+    dense = {f: superres.predict(method, superres.fill_in(training, f)) for f in (4, 9)}
+    explorer = widgets.resolution_explorer(
+        training, dense, truth=tissue.truth(training).expression, genes=panel.genes[:3]
+    )
+    assert [ax.get_title() for ax in explorer.figure.axes[:3]] == [
+        "measured",
+        f"predicted, 4x, {dense[4].n_obs:,} points",
+        "true",
+    ]
+    explorer.controls["factor"].value = f"9x, {dense[9].n_obs:,} points"
+    assert "9x" in explorer.figure.axes[1].get_title()
+    with pytest.raises(ValueError, match="no gene 'NONE'"):
+        widgets.resolution_explorer(training, dense, genes=["NONE"])
+    with pytest.raises(ValueError, match="no dense section"):
+        widgets.resolution_explorer(training, {})
+
+
+def test_domain_explorer_finds_and_scores(slides):
+    training, _, _, _ = slides
+    inputs = {"expression": domains.expression(training)}
+    explorer = widgets.domain_explorer(training, inputs)
+    before = explorer.figure.get_suptitle()
+    assert before.startswith("ARI ")
+    explorer.controls["number"].value = 2
+    assert explorer.figure.get_suptitle() != before
+    explorer.controls["smooth"].value = 3
+    smooth = domains.find_domains(training, 2, features=inputs["expression"], smooth=3)
+    ari = domains.score(smooth)["ari"]
+    assert explorer.figure.get_suptitle().startswith(f"ARI {ari:.2f}")
+    bare = training.copy()
+    del bare.obs["domain"]
+    (legend,) = [a.get_legend() for a in widgets.domain_explorer(bare, inputs).figure.axes]
+    assert legend.get_title().get_text() == "found in expression"
+    with pytest.raises(ValueError, match="nothing to find domains in"):
+        widgets.domain_explorer(training, {})
