@@ -26,7 +26,7 @@ help:
 	@echo "make contest      every method on real slides; also: make ledger, make ablations"
 	@echo "                  (DATA=her2st; at most 2 hours on two cores; QUICK=1: 20 minutes)"
 	@echo "make recovery     the rest of a slide from a part of its spots; make domains: its domains"
-	@echo "                  (DATA=her2st, synthetic; domains also dlpfc; under an hour each)"
+	@echo "                  (DATA=her2st, synthetic; domains also dlpfc)"
 	@echo "make tune         choose recipes by inner validation; writes book/results/tried.csv"
 	@echo "make cover            draw the picture on the first page anew"
 	@echo "make lint             check style, spelling and that notebooks hold no outputs"

@@ -8,9 +8,9 @@ from anndata import AnnData
 from PIL import Image
 
 from heclip_lite import config, encoders, patches, sections
+from heclip_lite.codehash import code_hash
 from heclip_lite.store import cached_array, content_key
 
-_VERSION = 2  # raise it when the measurements change, so that old caches are left aside
 _CELL_UM = 8.0  # maps are averaged down to cells of this size before they are pooled
 _TEXTURE_UM = (8.0, 32.0)  # widths of the windows in which texture is measured
 _APART_UM = 3.0  # centres of two nuclei are farther apart
@@ -57,7 +57,7 @@ def appearance(
 def _kept(section: AnnData, settings: config.AppearanceInput, points: np.ndarray) -> np.ndarray:
     """All columns before any scaling, (points, columns), kept on disk by content."""
     key = content_key(
-        _VERSION,
+        code_hash(__name__, "_measure"),
         sections.image_key(section),
         points,
         sections.um_per_px(section),

@@ -9,6 +9,7 @@ With a single training section, strips of its spots are left out instead.
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
@@ -224,8 +225,9 @@ class _Linear(Method):
     alphas: tuple[float, ...]
     by: str
 
+    @abstractmethod
     def _describe(self, section: AnnData) -> np.ndarray:
-        raise NotImplementedError
+        """Columns of one section, (spots, columns)."""
 
     def _fit(self, training: list[AnnData]) -> None:
         from sklearn.kernel_ridge import KernelRidge as Regressor

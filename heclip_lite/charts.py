@@ -30,6 +30,9 @@ METHOD_COLOURS = {
     "measured": "#000000",
 }
 LEVEL = "log1p of counts per 10,000"
+GREY = "#777777"  # lines that only guide the eye
+DOT = {"linestyle": "none", "marker": "o", "markersize": 3.5, "alpha": 0.55}
+MEAN = {"linestyle": "none", "marker": "D", "markersize": 6, "markeredgecolor": "white"}
 _MARKERS = "osD^vPX*"
 _UNKNOWN = "#C8C8C8"
 _STYLE = {

@@ -3,7 +3,7 @@
 A stopped contest goes on where it stopped, and a table in the book says whether the code that made
 it is still the code one reads.
 Both need to know what a class or function depends on, and nothing beyond it:
-a new reader of slides must not call ten hours of results into question.
+a new reader of slides must not call every measured table into question.
 """
 
 from __future__ import annotations
@@ -54,8 +54,15 @@ def code_hash(module: str, name: str | None = None) -> str:
     KeyError
         If the module has no such name.
     """
+    state = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(_folder().glob("*.py")))
+    return _hash(_folder(), state, module, name)
+
+
+@lru_cache(maxsize=256)
+def _hash(folder: Path, state: tuple, module: str, name: str | None) -> str:
+    """The key of one state of the package: reading all that is named takes a while."""
     short = module.rpartition(".")[2]
-    if name is not None and name not in _read(_folder(), short).made:
+    if name is not None and name not in _read(folder, short).made:
         raise KeyError(f"{module} has no {name!r} at its top level.")
     waiting: list[_Target] = [(short, name)]
     seen: set[_Target] = set()
@@ -66,7 +73,7 @@ def code_hash(module: str, name: str | None = None) -> str:
             continue
         seen.add(target)
         where, wanted = target
-        read = _read(_folder(), where)
+        read = _read(folder, where)
         if wanted in read.imported and wanted not in read.made:
             waiting.append(read.imported[wanted])
             continue
@@ -76,7 +83,7 @@ def code_hash(module: str, name: str | None = None) -> str:
             waiting += read.imported.values() if wanted is None else ()
         for statement in [*statements, *read.always]:
             found.add((where, ast.dump(statement)))
-            waiting += _referred(statement, where, read)
+            waiting += _referred(statement, where, read, folder)
     return content_key(*[part for pair in sorted(found) for part in pair])
 
 
@@ -135,9 +142,9 @@ def _imports(statement: ast.stmt, folder: Path) -> dict[str, _Target]:
     return {name: target for name, target in found.items() if (folder / f"{target[0]}.py").exists()}
 
 
-def _referred(statement: ast.stmt, where: str, read: _Module) -> Iterator[_Target]:
+def _referred(statement: ast.stmt, where: str, read: _Module, folder: Path) -> Iterator[_Target]:
     """What a statement names: in its own module, or in another of this package."""
-    imported = read.imported | _imports(statement, _folder())
+    imported = read.imported | _imports(statement, folder)
     through = set()  # names read as `module.attribute`
     for node in ast.walk(statement):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

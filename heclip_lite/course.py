@@ -141,9 +141,8 @@ class Chapter:
 
     def heclip_recommended(self) -> HECLIP:
         """Our recipe in the size of this profile, unfitted."""
-        return HECLIP.recommended(
-            self.maps, config.Training(epochs=30, seed=self.seed), members=self._size.members
-        )
+        size = self.size
+        return HECLIP.recommended(size.maps, size.heads, members=size.members)
 
     def heclip_reference(self) -> HECLIP:
         """HECLIP's released ``hvg`` recipe in the size of this profile, unfitted."""

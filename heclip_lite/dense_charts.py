@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from heclip_lite import domains, recovery
-from heclip_lite.charts import COLOURS, WIDTH, canvas, colour_bar
+from heclip_lite.charts import COLOURS, DOT, GREY, MEAN, WIDTH, canvas, colour_bar
 from heclip_lite.result_charts import readable, set_name
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ INPUT_NAMES = {
     "measured_and_image": "measured and image",
     "predicted_and_image": "predicted and image",
 }
-_GREY = "#777777"
-_DOT = {"linestyle": "none", "marker": "o", "markersize": 3.5, "alpha": 0.55}
-_MEAN = {"linestyle": "none", "marker": "D", "markersize": 6, "markeredgecolor": "white"}
 
 
 def input_name(name: str) -> str:
@@ -91,14 +88,14 @@ def recovered(
             here = means[(means["holdout"] == holdout) & (means["scope"] == scope)]
             if scope == "heldout":
                 ax.plot(
-                    here["value"], [order.index(m) for m in here["method"]], color=colour, **_DOT
+                    here["value"], [order.index(m) for m in here["method"]], color=colour, **DOT
                 )
             mean = here.groupby("method")["value"].mean().reindex(order)
-            ax.plot(mean, np.arange(len(order)), color=colour, **{**_MEAN, **style})
+            ax.plot(mean, np.arange(len(order)), color=colour, **{**MEAN, **style})
         line = ceiling[ceiling["holdout"] == holdout]["value"].mean()
         if np.isfinite(line):
             ax.axvline(line, color="black", linewidth=1.5, label="counting ceiling")
-        ax.axvline(0, color=_GREY, linewidth=1)
+        ax.axvline(0, color=GREY, linewidth=1)
         ax.set_title(HOLDOUT_NAMES[holdout], fontsize=10)
         ax.grid(axis="y", color="#EEEEEE")
         ax.set_axisbelow(True)
@@ -176,16 +173,16 @@ def domain_scores(table: pd.DataFrame, *, metric: str = "ari") -> Figure:
             here = chosen[chosen["method"] == name]
             colour = COLOURS[0] if filled else COLOURS[1]
             places = np.array([order.index(i) for i in here["input"]]) + offset
-            ax.plot(here["value"], places, color=colour, **_DOT)
+            ax.plot(here["value"], places, color=colour, **DOT)
             mean = here.groupby("input")["value"].mean().reindex(order)
-            style = {**_MEAN, "markerfacecolor": colour if filled else "white"}
+            style = {**MEAN, "markerfacecolor": colour if filled else "white"}
             style["markeredgecolor"] = "white" if filled else colour
             label = "smoothed" if filled else "not smoothed"
             ax.plot(mean, np.arange(len(order)) + offset, label=label, color=colour, **style)
         majority = table[table["metric"] == f"majority_{metric}"]["value"]
         if len(majority):
             ax.axvline(majority.mean(), color="black", linewidth=1.2, label="majority guess")
-        ax.axvline(0, color=_GREY, linewidth=1)
+        ax.axvline(0, color=GREY, linewidth=1)
         ax.set_title({"kmeans": "k-means", "mixture": "mixture", "leiden": "Leiden"}[method])
         ax.grid(axis="y", color="#EEEEEE")
         ax.set_axisbelow(True)

@@ -1,7 +1,6 @@
 """The defect ledger of HisToSGE: its questionable choices, switched on and off.
 
-As in :mod:`heclip_lite.ledger`, each is measured twice: alone in a clean pipeline, and as the only
-one left out of a pipeline that makes them all.
+Each choice is measured on and off (:mod:`heclip_lite.switches`).
 The task is the released one: learn from a coarser lattice of one slide, predict between its spots.
 Choices are those of the repository QSong-github/HisToSGE, see ``Choices``.
 """
@@ -9,9 +8,8 @@ Choices are those of the repository QSong-github/HisToSGE, see ``Choices``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,35 +17,30 @@ from anndata import AnnData
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from heclip_lite import config, genes, histosge, metrics, recovery, sections, store
+from heclip_lite import config, genes, histosge, metrics, recovery, sections, store, switches
 from heclip_lite.codehash import code_hash
-from heclip_lite.ledger import COLUMNS, differences
+from heclip_lite.switches import switch
 
-__all__ = ["CLEAN", "COLUMNS", "REFERENCE", "Choices", "configurations", "describe", "ledger"]
 HALF_STEP_PX = 68.0  # half the spot distance of the DLPFC slides, in pixels
 SPOTS_PER_STEP = 50
-
-
-def _choice(what: str, where: str) -> Any:
-    return field(default=False, metadata={"what": what, "where": where})
 
 
 @dataclass(frozen=True)
 class Choices:
     """What a pipeline does; False is the clean way."""
 
-    training_spots_scored: bool = _choice("spots that were trained on are scored too", "test.py")
-    truncated_positions: bool = _choice(
+    training_spots_scored: bool = switch("spots that were trained on are scored too", "test.py")
+    truncated_positions: bool = switch(
         "a vector per array row and column, whose half steps are cut off", "model.py"
     )
-    file_order_groups: bool = _choice(
+    file_order_groups: bool = switch(
         "attention among 50 spots that follow one another in the file", "train.py"
     )
-    fixed_pitch: bool = _choice(
+    fixed_pitch: bool = switch(
         "points between spots lie 68 pixels away, whatever the slide", "generation data"
     )
-    tiny_patches: bool = _choice("patches of 50 pixels, enlarged to 224", "get_image_feature.py")
-    blue_first: bool = _choice("colours in the order blue, green, red", "get_image_feature.py")
+    tiny_patches: bool = switch("patches of 50 pixels, enlarged to 224", "get_image_feature.py")
+    blue_first: bool = switch("colours in the order blue, green, red", "get_image_feature.py")
 
 
 CLEAN = Choices()
@@ -57,19 +50,12 @@ _AFTER_TRAINING = ("training_spots_scored", "fixed_pitch")
 
 def describe() -> pd.DataFrame:
     """All choices: ``choice``, ``what`` it is, and ``where`` in the released code."""
-    return pd.DataFrame(
-        [{"choice": f.name, **f.metadata} for f in fields(Choices)],
-        columns=["choice", "what", "where"],
-    )
+    return switches.describe(Choices)
 
 
-def configurations() -> list[tuple[str, str, Choices]]:
-    """All pipelines to run: choice, direction, choices; the two ends come first."""
-    found = [("none", "one_on_from_clean", CLEAN), ("none", "one_off_from_reference", REFERENCE)]
-    for name in (f.name for f in fields(Choices)):
-        found.append((name, "one_on_from_clean", replace(CLEAN, **{name: True})))
-        found.append((name, "one_off_from_reference", replace(REFERENCE, **{name: False})))
-    return found
+def configurations() -> list[switches.Configuration]:
+    """All pipelines to run."""
+    return switches.configurations(CLEAN, REFERENCE, [f.name for f in fields(Choices)])
 
 
 def pipeline(
@@ -232,4 +218,4 @@ def ledger(
                 )
             )
     order = [f.name for f in fields(Choices)]
-    return differences(pd.concat(parts, ignore_index=True), order)
+    return switches.differences(pd.concat(parts, ignore_index=True), order)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from heclip_lite import config, patches, pathology, registration, runtime, sections, stain, store
+from heclip_lite.codehash import code_hash
 
 TILE, HALO = 1024, 128  # pixels of a map computed at once, and of overlap around them
 POINTS, CHANNELS = 256, 32  # points and channels pooled at once: bounds memory
@@ -215,6 +216,7 @@ def patch_vectors(
         return torch.cat([encoder(batch.to(where)).float().cpu() for batch in shown]).numpy()
 
     key = store.content_key(
+        code_hash(__name__, "patch_vectors"),
         sections.image_key(section),
         points,
         sections.um_per_px(section),
@@ -282,6 +284,7 @@ def _pooled(
     """All blocks side by side as they are, float32 (points, channels), kept on disk by content."""
     widths = settings.widths_um
     key = store.content_key(
+        code_hash(__name__, "_pooled"),
         sections.image_key(section),
         points,
         sections.um_per_px(section),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -19,17 +17,15 @@ from torch import Tensor, nn
 from heclip_lite import (
     config,
     encoders,
-    features,
     genes,
     networks,
-    patches,
     retrieval,
     runtime,
     store,
     training,
 )
-from heclip_lite.base import Method
 from heclip_lite.losses import LOSSES
+from heclip_lite.trained import Trained
 from heclip_lite.transforms import ExpressionComponents, KernelComponents
 
 # What the released code runs: any other value makes a row of a table "reduced".
@@ -47,7 +43,7 @@ _TRANSFORMS = {
 }
 
 
-class HECLIP(Method):
+class HECLIP(Trained):
     """Contrastive learning between images and expression, then imputation from similar spots.
 
     Parameters
@@ -82,15 +78,12 @@ class HECLIP(Method):
         members: int = 1,
         checkpoint: str | Path | None = None,
     ) -> None:
-        if members < 1:
-            raise ValueError(f"members is {members}; train 1 network or more.")
+        super().__init__(image, settings, members=members, checkpoint=checkpoint)
         if settings.batch_size < 2:
             raise ValueError(
                 f"batch_size is {settings.batch_size}; a contrast needs 2 spots or more."
             )
-        self.image, self.contrast, self.decode, self.settings = image, contrast, decode, settings
-        self.members = members
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.contrast, self.decode = contrast, decode
 
     @classmethod
     def reference_hvg(
@@ -141,19 +134,6 @@ class HECLIP(Method):
         self.setting = "published" if full else "reduced"
         return self
 
-    def with_seed(self, seed: int) -> Self:
-        """The same recipe with other seeds of order, weights and dropout."""
-        made = copy.copy(self)
-        made.settings = replace(self.settings, seed=seed)
-        if self.checkpoint is not None:
-            made.checkpoint = self.checkpoint / f"seed-{seed}"
-        return made
-
-    @property
-    def _encodes(self) -> bool:
-        """Whether the network holds the image encoder, and patches go in."""
-        return isinstance(self.image, config.PatchInput) and self.image.trainable
-
     # -- learning ---------------------------------------------------------------------------
 
     def _check_sizes(self, training_sections: list[AnnData]) -> None:
@@ -187,8 +167,7 @@ class HECLIP(Method):
             used -= 1  # the last section judges the epochs; it still serves as a reference below
             held_out = (images[-1], spots[-1])
         pair = (torch.cat(images[:used]), torch.cat(spots[:used]))
-        with nullcontext() if self._encodes else runtime.one_thread():
-            self._train(pair, held_out, features=images[0].shape[-1])
+        self._train(pair, held_out, features=images[0].shape[-1])
         self.references = [self._embed(model, torch.cat(images)) for model in self.models]
         if self.decode.against == "spots":
             parts = zip(*map(self.embed_spots, training_sections), strict=True)
@@ -196,23 +175,12 @@ class HECLIP(Method):
         self.bank = self._bank(expression)
 
     def _train(self, pair: training.Pair, held_out: training.Pair | None, *, features: int) -> None:
-        """Train the members one after another."""
-        self.models, self.history = [], []
-        for member in range(self.members):
-            seed = self.settings.seed + 1000 * member
-            model = self._build(features, self._spot_width(), seed)
-            history = training.train(
-                model,
-                pair,
-                self._objective,
-                replace(self.settings, seed=seed),
-                validation=held_out,
-                augment=self._encodes and self.image.augment,
-                checkpoint=self.checkpoint and self.checkpoint / f"member-{member}",
-                description=f"HECLIP {member + 1}/{self.members}",
-            )
-            self.history.append(history)
-            self.models.append(model.cpu())
+        self._train_members(
+            lambda: self._build(features, self._spot_width()),
+            pair,
+            self._objective,
+            validation=held_out,
+        )
 
     def _fit_transforms(
         self, training_sections: list[AnnData], expression: list[np.ndarray]
@@ -230,24 +198,7 @@ class HECLIP(Method):
             self.targets = ExpressionComponents(self.contrast.rank).fit(expression, moran)
         if self.decode.rank is not None:
             self.smoother = ExpressionComponents(self.decode.rank).fit(expression, moran)
-        if not isinstance(self.image, config.PatchInput):
-            blocks = [self._blocks(section) for section in training_sections]
-            stacked = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
-            self.kernel = KernelComponents(self.image.components).fit(stacked)
-
-    def _images(self, section: AnnData) -> Tensor:
-        """What the image side takes: uint8 patches, or float features of a frozen description."""
-        if self._encodes:
-            return torch.from_numpy(
-                patches.cut_patches(section, width_um=self.image.width_um, size=self.image.size)
-            )
-        blocks = self._blocks(section)
-        if isinstance(self.image, config.PatchInput):
-            return torch.from_numpy(blocks[0])
-        return torch.from_numpy(self.kernel.transform(blocks))
-
-    def _blocks(self, section: AnnData) -> list[np.ndarray]:
-        return features.describe(section, self.image, device=self.settings.device)
+        self._fit_images(training_sections)
 
     def _spots(self, expression: np.ndarray) -> np.ndarray:
         if self.contrast.spot_side == "components":
@@ -263,24 +214,22 @@ class HECLIP(Method):
         )
 
     def _build(
-        self, features: int, width: int, seed: int, *, saved: bool = False
+        self, features: int, width: int, *, saved: bool = False
     ) -> networks.ContrastiveModel:
         """A model for `features` per image (unless it encodes patches) and `width` per spot."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            encoder: nn.Module = nn.Identity()
-            if self._encodes:
-                settings = self.image.encoder
-                # Weights that are loaded right after need not be fetched first.
-                settings = replace(settings, weights="random") if saved else settings
-                encoder = encoders.ImageEncoder(settings)
-                features = encoder.features
-            if self.contrast.head == "none":
-                return networks.heclip_hvg(encoder, features, width)
-            if self.contrast.head == "projection":
-                return networks.heclip_heg(encoder, features, width, dim=self.contrast.dim)
-            head = networks.ProjectionHead(features, self.contrast.dim)
-            return networks.ContrastiveModel(encoder, head, nn.Linear(width, self.contrast.dim))
+        encoder: nn.Module = nn.Identity()
+        if self._encodes:
+            settings = self.image.encoder
+            # Weights that are loaded right after need not be fetched first.
+            settings = replace(settings, weights="random") if saved else settings
+            encoder = encoders.ImageEncoder(settings)
+            features = encoder.features
+        if self.contrast.head == "none":
+            return networks.heclip_hvg(encoder, features, width)
+        if self.contrast.head == "projection":
+            return networks.heclip_heg(encoder, features, width, dim=self.contrast.dim)
+        head = networks.ProjectionHead(features, self.contrast.dim)
+        return networks.ContrastiveModel(encoder, head, nn.Linear(width, self.contrast.dim))
 
     def _objective(self, model: nn.Module, images: Tensor, spots: Tensor) -> Tensor:
         image, spot = model(images, spots)
@@ -454,7 +403,7 @@ class HECLIP(Method):
         for i in range(made.members):
             state = training.under(tensors, f"model.{i}.")
             features = state["image_head.projection.weight"].shape[1]
-            model = made._build(features, made._spot_width(), made.settings.seed, saved=True)
+            model = made._build(features, made._spot_width(), saved=True)
             model.load_state_dict(state)
             made.models.append(model.eval())
         made._fitted = True

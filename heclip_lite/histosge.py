@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from heclip_lite import (
     config,
-    features,
     genes,
     lattice,
     networks,
@@ -24,10 +22,9 @@ from heclip_lite import (
     registration,
     runtime,
     sections,
-    training,
 )
-from heclip_lite.base import Method
-from heclip_lite.transforms import ExpressionComponents, KernelComponents
+from heclip_lite.trained import Trained
+from heclip_lite.transforms import ExpressionComponents
 
 PUBLISHED_WIDTH_PX = 50
 PUBLISHED_ATTENTION = config.Attention(
@@ -39,7 +36,7 @@ PUBLISHED_TRAINING = config.Training(
 _CHUNK = 512  # groups run at once
 
 
-class HisToSGE(Method):
+class HisToSGE(Trained):
     """Predict spots from the image features of themselves and of spots around them.
 
     Parameters
@@ -71,15 +68,12 @@ class HisToSGE(Method):
         members: int = 1,
         checkpoint: str | Path | None = None,
     ) -> None:
-        if members < 1:
-            raise ValueError(f"members is {members}; train 1 network or more.")
-        if isinstance(image, config.PatchInput) and image.trainable:
+        super().__init__(image, settings, members=members, checkpoint=checkpoint)
+        if self._encodes:
             raise ValueError(
                 "HisToSGE reads features of a frozen encoder; give PatchInput(trainable=False)."
             )
-        self.image, self.attention, self.settings = image, attention, settings
-        self.members = members
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.attention = attention
 
     @classmethod
     def reference(
@@ -97,14 +91,6 @@ class HisToSGE(Method):
         )
         return made
 
-    def with_seed(self, seed: int) -> Self:
-        """The same with other seeds of order, weights and dropout."""
-        made = copy.copy(self)
-        made.settings = replace(self.settings, seed=seed)
-        if self.checkpoint is not None:
-            made.checkpoint = self.checkpoint / f"seed-{seed}"
-        return made
-
     # -- learning -----------------------------------------------------------------------------
 
     def _fit(self, training_sections: list[AnnData]) -> None:
@@ -120,10 +106,7 @@ class HisToSGE(Method):
                 axis=0,
             )
             self.targets = ExpressionComponents(self.attention.rank).fit(expression, moran)
-        if not isinstance(self.image, config.PatchInput):
-            blocks = [features.describe(s, self.image) for s in training_sections]
-            stacked = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
-            self.kernel = KernelComponents(self.image.components).fit(stacked)
+        self._fit_images(training_sections)
         groups = [self._groups(section) for section in training_sections]
         targets = [
             self._dealt(rows, self._aims(values))
@@ -131,21 +114,12 @@ class HisToSGE(Method):
         ]
         pair = (_stacked([tokens for tokens, _ in groups], 0.0), _stacked(targets, np.nan))
         settings = replace(self.settings, batch_size=min(self.settings.batch_size, len(pair[0])))
-        self.models, self.history = [], []
-        with runtime.one_thread():
-            for member in range(self.members):
-                seed = settings.seed + 1000 * member
-                model = self._build(pair[0].shape[-1] - 3, pair[1].shape[-1], seed)
-                history = training.train(
-                    model,
-                    pair,
-                    _objective,
-                    replace(settings, seed=seed),
-                    checkpoint=self.checkpoint and self.checkpoint / f"member-{member}",
-                    description=f"HisToSGE {member + 1}/{self.members}",
-                )
-                self.history.append(history)
-                self.models.append(model.cpu())
+        self._train_members(
+            lambda: self._build(pair[0].shape[-1] - 3, pair[1].shape[-1]),
+            pair,
+            _objective,
+            settings=settings,
+        )
 
     def _aims(self, expression: np.ndarray) -> np.ndarray:
         """What the network learns to say of each spot."""
@@ -153,32 +127,24 @@ class HisToSGE(Method):
             return expression
         return self.targets.transform(expression)
 
-    def _build(self, width: int, outputs: int, seed: int) -> networks.HisToSGE:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            codes = {
-                "index": networks.IndexPositions,
-                "continuous": networks.ContinuousPositions,
-                "relative": networks.ContinuousPositions,
-            }
-            return networks.HisToSGE(
-                width,
-                outputs,
-                depth=self.attention.depth,
-                heads=self.attention.heads,
-                hidden=self.attention.hidden,
-                positions=codes[self.attention.positions](width),
-                dropout=self.attention.dropout,
-                positive=self.attention.targets == "genes",
-            )
+    def _build(self, width: int, outputs: int) -> networks.HisToSGE:
+        codes = {
+            "index": networks.IndexPositions,
+            "continuous": networks.ContinuousPositions,
+            "relative": networks.ContinuousPositions,
+        }
+        return networks.HisToSGE(
+            width,
+            outputs,
+            depth=self.attention.depth,
+            heads=self.attention.heads,
+            hidden=self.attention.hidden,
+            positions=codes[self.attention.positions](width),
+            dropout=self.attention.dropout,
+            positive=self.attention.targets == "genes",
+        )
 
     # -- groups -------------------------------------------------------------------------------
-
-    def _features(self, section: AnnData) -> np.ndarray:
-        blocks = features.describe(section, self.image, device=self.settings.device)
-        if isinstance(self.image, config.PatchInput):
-            return blocks[0]
-        return self.kernel.transform(blocks)
 
     def _places(self, section: AnnData) -> np.ndarray:
         """Where the points are, as the code of places takes it, (points, 2)."""
@@ -192,7 +158,7 @@ class HisToSGE(Method):
         The last three columns of a token are its place and whether it is a point or padding.
         Points are given by their row, (groups, predicted), -1 for padding.
         """
-        own, where = self._features(section), self._places(section)
+        own, where = self._frozen(section), self._places(section)
         points = np.arange(section.n_obs)
         if self.attention.groups == "file":
             parts = np.array_split(points, -(-len(points) // self.attention.size))
@@ -202,7 +168,7 @@ class HisToSGE(Method):
             return _tokens(own, where, rows), rows
         spots = sections.spots_of(section)
         dense = spots is not section
-        around, there = (self._features(spots), self._places(spots)) if dense else (own, where)
+        around, there = (self._frozen(spots), self._places(spots)) if dense else (own, where)
         if self.attention.groups == "section":
             if not dense:
                 return _tokens(own, where, points[None]), points[None]

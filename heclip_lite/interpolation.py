@@ -6,6 +6,7 @@ They know where a point lies and what was measured around it, and nothing else.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,8 +42,9 @@ class _Interpolation(Method):
     def _learn(self, places: np.ndarray, values: np.ndarray) -> object:
         return places, values
 
+    @abstractmethod
     def _at(self, learnt: object, places: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """Expression at places in micrometres, (places, genes)."""
 
 
 class NearestSpot(_Interpolation):

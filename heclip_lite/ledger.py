@@ -1,8 +1,6 @@
 """The defect ledger: each questionable choice of the released HECLIP code, switched on and off.
 
-Faults interact.
-So each choice is measured twice: switched on alone in a clean pipeline, and switched off alone in
-one that makes all of them.
+Each choice is measured on and off (:mod:`heclip_lite.switches`).
 Places in the code are those of the repository QSong-github/HECLIP at commit 9be1333.
 """
 
@@ -10,10 +8,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,60 +18,44 @@ import torch
 from anndata import AnnData
 from tqdm import tqdm
 
-from heclip_lite import config, evaluation, genes, registration, sections, store, training
+from heclip_lite import config, evaluation, genes, registration, sections, store, switches, training
 from heclip_lite.codehash import code_hash
 from heclip_lite.correction import harmonise_expression
 from heclip_lite.heclip import HECLIP
 from heclip_lite.metrics import per_gene
 from heclip_lite.reference_metrics import hit_at_k, reference_top
+from heclip_lite.switches import switch
 
-COLUMNS = [
-    "dataset",
-    "choice",
-    "direction",
-    "fold",
-    "seed",
-    "gene_set",
-    "metric",
-    "truth",
-    "base",
-    "value",
-    "difference",
-]
 SHARPNESS = 0.1  # temperature of cosines in the clean pipeline
 HITS = 5
 _TRAINING_SHARE = 0.8
-
-
-def _choice(what: str, where: str) -> Any:
-    return field(default=False, metadata={"what": what, "where": where})
 
 
 @dataclass(frozen=True)
 class Choices:
     """What a pipeline does; False is the clean way."""
 
-    joint_harmony: bool = _choice(
+    joint_harmony: bool = switch(
         "Harmony over training and test sections; corrected test values are the truth",
         "preprocess_*.py",
     )
-    panel_with_test: bool = _choice("genes chosen with the test section", "preprocess_*.py")
-    duplicated_validation: bool = _choice(
+    panel_with_test: bool = switch("genes chosen with the test section", "preprocess_*.py")
+    duplicated_validation: bool = switch(
         "spots listed twice, then split at random: most validation spots are training spots",
         "dt_load.py",
     )
-    off_tissue: bool = _choice("spots on empty glass are trained on and scored", "preprocess_*.py")
-    augment_at_prediction: bool = _choice("random flips and turns at prediction", "dt_load.py")
-    raw_bgr: bool = _choice("blue first, values from 0 to 255", "dt_load.py")
-    double_log: bool = _choice("normalised and logged twice", "preprocess_*.py")
-    nan_shift: bool = _choice(
+    off_tissue: bool = switch("spots on empty glass are trained on and scored", "preprocess_*.py")
+    augment_at_prediction: bool = switch("random flips and turns at prediction", "dt_load.py")
+    raw_bgr: bool = switch("blue first, values from 0 to 255", "dt_load.py")
+    double_log: bool = switch("normalised and logged twice", "preprocess_*.py")
+    nan_shift: bool = switch(
         "undefined correlations dropped before genes are looked up", "infer.py"
     )
-    saturated_targets: bool = _choice("soft targets so sharp that they are one-hot", "models_*.py")
-    dot_against_cosine: bool = _choice("dot products in training, cosine at retrieval", "infer.py")
-    attached_targets: bool = _choice("gradient flows through the targets", "models_*.py")
-    best_on_test: bool = _choice("genes ranked on the held-out truth", "infer.py")
-    hit_against_mean: bool = _choice("Hit@5 reported without the mean beside it", "infer.py")
+    saturated_targets: bool = switch("soft targets so sharp that they are one-hot", "models_*.py")
+    dot_against_cosine: bool = switch("dot products in training, cosine at retrieval", "infer.py")
+    attached_targets: bool = switch("gradient flows through the targets", "models_*.py")
+    best_on_test: bool = switch("genes ranked on the held-out truth", "infer.py")
+    hit_against_mean: bool = switch("Hit@5 reported without the mean beside it", "infer.py")
 
 
 CLEAN = Choices()
@@ -85,10 +66,7 @@ _SYNTHETIC_ONLY = ("off_tissue",)
 
 def describe() -> pd.DataFrame:
     """All choices: ``choice``, ``what`` it is, and ``where`` in the released code."""
-    return pd.DataFrame(
-        [{"choice": f.name, **f.metadata} for f in fields(Choices)],
-        columns=["choice", "what", "where"],
-    )
+    return switches.describe(Choices)
 
 
 class Pipeline(HECLIP):
@@ -249,18 +227,11 @@ def add_background(section: AnnData, *, seed: int = 0, depth: float = 0.03) -> A
     return made
 
 
-def configurations(*, synthetic: bool) -> list[tuple[str, str, Choices]]:
-    """All pipelines to run: choice, direction, choices.
-
-    The two ends come first, under the choice ``"none"``.
-    """
+def configurations(*, synthetic: bool) -> list[switches.Configuration]:
+    """All pipelines to run; empty glass beside the tissue is to be had on synthetic slides only."""
     names = [f.name for f in fields(Choices) if synthetic or f.name not in _SYNTHETIC_ONLY]
     end = replace(REFERENCE, **{n: synthetic for n in _SYNTHETIC_ONLY})
-    found = [("none", "one_on_from_clean", CLEAN), ("none", "one_off_from_reference", end)]
-    for name in names:
-        found.append((name, "one_on_from_clean", replace(CLEAN, **{name: True})))
-        found.append((name, "one_off_from_reference", replace(end, **{name: False})))
-    return found
+    return switches.configurations(CLEAN, end, names)
 
 
 def run(
@@ -460,22 +431,4 @@ def ledger(
             )
         )
     order = [f.name for f in fields(Choices)]
-    return differences(pd.concat(parts, ignore_index=True), order)
-
-
-def differences(table: pd.DataFrame, choices: Sequence[str]) -> pd.DataFrame:
-    """Set each score beside that of its end, the choice ``"none"``; rows in the order of choices.
-
-    Returns
-    -------
-    DataFrame
-        With the columns `COLUMNS`.
-    """
-    on = ["direction", "fold", "seed", "gene_set", "metric", "truth"]
-    ends = table[table["choice"] == "none"][[*on, "value"]].rename(columns={"value": "base"})
-    made = table.merge(ends, on=on, how="left")
-    made["difference"] = made["value"] - made["base"]
-    order = ["none", *choices]
-    made["place"] = made["choice"].map({name: i for i, name in enumerate(order)})
-    made = made.sort_values(["place", *on], kind="stable", ignore_index=True)
-    return made[COLUMNS]
+    return switches.differences(pd.concat(parts, ignore_index=True), order)

@@ -12,8 +12,8 @@ from anndata import AnnData
 from PIL import Image
 
 from heclip_lite import sections, store
+from heclip_lite.codehash import code_hash
 
-_VERSION = 1  # raise it when the registration changes, so that old results are left aside
 _GAP_UM = 80.0  # gaps in the tissue narrower than twice this are closed
 _SMALLEST = 0.02  # share of the largest piece of tissue below which a piece is a speck
 _TURN_COST = 0.02  # of Dice, for half a turn: of two equal fits, the smaller turn is taken
@@ -140,7 +140,7 @@ def register(moving: AnnData, fixed: AnnData, *, um_per_px: float = 40.0) -> Rig
     if all(frame is not None for frame in frames):
         return frames[0].then(frames[1].inverse())
     key = store.content_key(
-        _VERSION,
+        [code_hash(__name__, name) for name in ("tissue_mask", "_search")],
         *[
             part
             for section in (moving, fixed)

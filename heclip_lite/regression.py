@@ -6,11 +6,7 @@ head is trained.
 
 from __future__ import annotations
 
-import copy
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -18,9 +14,8 @@ import torch.nn.functional as F
 from anndata import AnnData
 from torch import Tensor, nn
 
-from heclip_lite import config, encoders, features, genes, patches, runtime, training
-from heclip_lite.base import Method
-from heclip_lite.transforms import KernelComponents
+from heclip_lite import config, encoders, genes, runtime
+from heclip_lite.trained import Trained
 
 LIKELIHOODS = ("gaussian", "poisson", "negative_binomial")
 PER = 1e4  # rates are per ten thousand counts, as log-normalised expression is
@@ -57,7 +52,7 @@ class Head(nn.Module):
         return self.last(self.body(x))
 
 
-class Regression(Method):
+class Regression(Trained):
     """Predict all genes from the image by gradient descent.
 
     Parameters
@@ -90,48 +85,21 @@ class Regression(Method):
     ) -> None:
         if likelihood not in LIKELIHOODS:
             raise ValueError(f"likelihood is {likelihood!r}; use one of {', '.join(LIKELIHOODS)}.")
-        if members < 1 or (hidden is not None and hidden < 1):
-            raise ValueError(f"members={members}, hidden={hidden}: both must be 1 or more.")
-        self.image, self.settings, self.likelihood = image, settings, likelihood
-        self.hidden, self.members = hidden, members
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        if hidden is not None and hidden < 1:
+            raise ValueError(f"hidden is {hidden}; a hidden layer has 1 unit or more.")
+        super().__init__(image, settings, members=members, checkpoint=checkpoint)
+        self.likelihood, self.hidden = likelihood, hidden
         self.setting = "reduced" if self._encodes else "ours"
-
-    def with_seed(self, seed: int) -> Self:
-        """The same with other seeds of order, weights and dropout."""
-        made = copy.copy(self)
-        made.settings = replace(self.settings, seed=seed)
-        if self.checkpoint is not None:
-            made.checkpoint = self.checkpoint / f"seed-{seed}"
-        return made
-
-    @property
-    def _encodes(self) -> bool:
-        return isinstance(self.image, config.PatchInput) and self.image.trainable
 
     def _fit(self, training_sections: list[AnnData]) -> None:
         targets, start = self._targets(training_sections)
-        if not isinstance(self.image, config.PatchInput):
-            blocks = [self._blocks(section) for section in training_sections]
-            stacked = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
-            self.kernel = KernelComponents(self.image.components).fit(stacked)
+        self._fit_images(training_sections)
         inputs = torch.cat([self._images(section) for section in training_sections])
-        self.models, self.history = [], []
-        with nullcontext() if self._encodes else runtime.one_thread():
-            for member in range(self.members):
-                seed = self.settings.seed + 1000 * member
-                model = self._build(inputs.shape[-1], start, seed)
-                history = training.train(
-                    model,
-                    (inputs, torch.from_numpy(targets)),
-                    self._objective,
-                    replace(self.settings, seed=seed),
-                    augment=self._encodes and self.image.augment,
-                    checkpoint=self.checkpoint and self.checkpoint / f"member-{member}",
-                    description=f"regression {member + 1}/{self.members}",
-                )
-                self.history.append(history)
-                self.models.append(model.cpu())
+        self._train_members(
+            lambda: self._build(inputs.shape[-1], start),
+            (inputs, torch.from_numpy(targets)),
+            self._objective,
+        )
 
     def _targets(self, training_sections: list[AnnData]) -> tuple[np.ndarray, np.ndarray]:
         """What a batch is held against, float32, and what the head says at first, (genes,).
@@ -156,27 +124,12 @@ class Regression(Method):
         rate = (counts.sum(0) + 1) / totals.sum()
         return np.column_stack([counts, totals]).astype(np.float32), np.log(PER * rate)
 
-    def _images(self, section: AnnData) -> Tensor:
+    def _build(self, width: int, start: np.ndarray) -> nn.Sequential:
+        encoder: nn.Module = nn.Identity()
         if self._encodes:
-            return torch.from_numpy(
-                patches.cut_patches(section, width_um=self.image.width_um, size=self.image.size)
-            )
-        blocks = self._blocks(section)
-        if isinstance(self.image, config.PatchInput):
-            return torch.from_numpy(blocks[0])
-        return torch.from_numpy(self.kernel.transform(blocks))
-
-    def _blocks(self, section: AnnData) -> list[np.ndarray]:
-        return features.describe(section, self.image, device=self.settings.device)
-
-    def _build(self, width: int, start: np.ndarray, seed: int) -> nn.Sequential:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            encoder: nn.Module = nn.Identity()
-            if self._encodes:
-                encoder = encoders.ImageEncoder(self.image.encoder)
-                width = encoder.features
-            return nn.Sequential(encoder, Head(width, len(start), start, self.hidden))
+            encoder = encoders.ImageEncoder(self.image.encoder)
+            width = encoder.features
+        return nn.Sequential(encoder, Head(width, len(start), start, self.hidden))
 
     def _objective(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         found = model(images).float()

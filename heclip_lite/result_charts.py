@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from heclip_lite import recipes
-from heclip_lite.charts import COLOURS, WIDTH, canvas
+from heclip_lite.charts import COLOURS, DOT, GREY, MEAN, WIDTH, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +27,6 @@ SET_NAMES = {
     "svg50": "SVG-50",
     "fixed": "fixed markers",
 }
-_GREY = "#777777"
-_DOT = {"linestyle": "none", "marker": "o", "markersize": 3.5, "alpha": 0.55}
-_MEAN = {"linestyle": "none", "marker": "D", "markersize": 6, "markeredgecolor": "white"}
 
 
 def set_name(gene_set: str) -> str:
@@ -109,15 +106,15 @@ def ranking(
         for kind, names in kinds.items():
             some = here[here["method"].isin(names)]
             places = [order.index(name) for name in some["method"]]
-            ax.plot(some["value"], places, color=KINDS[kind], **_DOT)
+            ax.plot(some["value"], places, color=KINDS[kind], **DOT)
             mean = some.groupby("method")["value"].mean().reindex(names)
             ax.plot(
-                mean, [order.index(name) for name in names], color=KINDS[kind], label=kind, **_MEAN
+                mean, [order.index(name) for name in names], color=KINDS[kind], label=kind, **MEAN
             )
         _line_between(ax, np.cumsum([len(names) for names in kinds.values()])[:-1])
         if ceilings is not None:
             _ceiling(ax, ceilings, split, gene_set, set(here["fold"]))
-        ax.axvline(0, color=_GREY, linewidth=1)
+        ax.axvline(0, color=GREY, linewidth=1)
         ax.set_title(set_name(gene_set))
         ax.grid(axis="y", color="#EEEEEE")
         ax.set_axisbelow(True)
@@ -163,11 +160,11 @@ def depth(table: pd.DataFrame, *, split: str, gene_set: str = "hvg50") -> Figure
     for place, name in enumerate(order):
         colour = KINDS[recipes.kind_of(name)]
         ax.plot([plain[name], partial[name]], [place, place], color=colour, linewidth=1.2)
-        ax.plot(plain[name], place, color=colour, **_MEAN)
+        ax.plot(plain[name], place, color=colour, **MEAN)
         ax.plot(partial[name], place, "o", color=colour, markerfacecolor="white", markersize=6)
     ax.set_yticks(range(len(order)), [readable(name) for name in order])
     ax.invert_yaxis()
-    ax.axvline(0, color=_GREY, linewidth=1)
+    ax.axvline(0, color=GREY, linewidth=1)
     ax.set_xlabel(
         f"mean r over {set_name(gene_set)}: Pearson (diamond), partial given depth (circle)"
     )
@@ -203,13 +200,13 @@ def ledger(table: pd.DataFrame, *, gene_set: str = "hvg50", truth: str = "measur
             by_fold = sign * here.groupby(["choice", "fold"])["difference"].mean()
             places = np.array([order.index(choice) for choice, _ in by_fold.index]) + offset
             colour = COLOURS[0] if filled else COLOURS[1]
-            ax.plot(by_fold.to_numpy(), places, color=colour, **_DOT)
+            ax.plot(by_fold.to_numpy(), places, color=colour, **DOT)
             mean = by_fold.groupby("choice").mean().reindex(order)
             ax.plot(
                 mean, np.arange(len(order)) + offset, color=colour, label=kind,
-                **{**_MEAN, "marker": "D" if filled else "s"},
+                **{**MEAN, "marker": "D" if filled else "s"},
             )  # fmt: skip
-        ax.axvline(0, color=_GREY, linewidth=1)
+        ax.axvline(0, color=GREY, linewidth=1)
         ax.locator_params(axis="x", nbins=5)
         ax.set_title(title)
         ax.grid(axis="y", color="#EEEEEE")
@@ -278,14 +275,14 @@ def ablation(
         for level in [level for f, level in rows if f == factor]:
             here = found[(found["factor"] == factor) & (found["level"] == level)]["difference"]
             colour = COLOURS[number % 6]
-            ax.plot(here, np.full(len(here), place), color=colour, **_DOT)
-            ax.plot(here.mean(), place, color=colour, **_MEAN)
+            ax.plot(here, np.full(len(here), place), color=colour, **DOT)
+            ax.plot(here.mean(), place, color=colour, **MEAN)
             ticks.append(place)
             names.append(level)
             place += 1
     ax.set_yticks(ticks, names)
     ax.set_ylim(place - 0.4, -0.6)
-    ax.axvline(0, color=_GREY, linewidth=1)
+    ax.axvline(0, color=GREY, linewidth=1)
     ax.set_xlabel(f"change of mean r over {set_name(gene_set)}")
     return figure
 
@@ -294,7 +291,7 @@ def ceiling_scatter(values: np.ndarray, ceilings: np.ndarray, *, xlabel: str) ->
     """Each gene's correlation against the best it could have; (genes,) each."""
     figure, axes = canvas(1, 1, (WIDTH * 0.62, WIDTH * 0.55))
     ax = axes[0, 0]
-    ax.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=":")
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     ax.plot(ceilings, values, ".", color=COLOURS[0], alpha=0.5, markersize=5)
     ax.axhline(0, color="#DDDDDD", linewidth=1, zorder=0)
     ax.set_xlabel(xlabel)
@@ -328,7 +325,7 @@ def intervals(table: pd.DataFrame) -> Figure:
             here["difference"], place, xerr=np.abs(spread), fmt="D", color=COLOURS[0],
             markersize=5, elinewidth=1.2, capsize=2,
         )  # fmt: skip
-        ax.axvline(0, color=_GREY, linewidth=1)
+        ax.axvline(0, color=GREY, linewidth=1)
         ax.set_title(fold or "")
     axes[0, 0].set_yticks(range(len(order)), [readable(name) for name in order])
     axes[0, 0].invert_yaxis()
@@ -347,10 +344,10 @@ def scopes(table: pd.DataFrame, *, split: str, gene_set: str = "fixed") -> Figur
     ax = axes[0, 0]
     place = np.arange(len(wide))
     ax.hlines(place, wide["per_section"], wide["pooled"], color="#BBBBBB", linewidth=1.5)
-    ax.plot(wide["per_section"], place, color=COLOURS[0], label="inside sections", **_MEAN)
-    ax.plot(wide["pooled"], place, color=COLOURS[1], label="pooled", **{**_MEAN, "marker": "o"})
+    ax.plot(wide["per_section"], place, color=COLOURS[0], label="inside sections", **MEAN)
+    ax.plot(wide["pooled"], place, color=COLOURS[1], label="pooled", **{**MEAN, "marker": "o"})
     ax.set_yticks(place, [readable(name) for name in wide.index])
-    ax.axvline(0, color=_GREY, linewidth=1)
+    ax.axvline(0, color=GREY, linewidth=1)
     ax.set_xlabel(f"mean Pearson r over {set_name(gene_set)}")
     ax.legend(loc="lower right")
     return figure

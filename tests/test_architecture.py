@@ -42,6 +42,7 @@ FLOORS = {
     "methods": [
         "retrieval",
         "base",
+        "trained",
         "heclip",
         "baselines",
         "regression",
@@ -63,6 +64,7 @@ FLOORS = {
         "recovery",
         "domains",
         "audit",
+        "switches",
         "ledger",
         "dense_ledger",
         "ablations",
@@ -92,6 +94,7 @@ MAY_IMPORT = {
         "histosge",
         "appearance",
         "ledger",
+        "trained",
     },
 }
 

@@ -19,7 +19,8 @@ def package(tmp_path, monkeypatch):
 
     def key(name="f", **modules):
         written.update(modules)
-        codehash._parsed.cache_clear()  # two writes may share one time stamp
+        for remembered in (codehash._parsed, codehash._hash):
+            remembered.cache_clear()  # two writes may share one time stamp
         for module, text in written.items():
             (folder / f"{module}.py").write_text(text)
         return codehash.code_hash("heclip_lite.high", name)

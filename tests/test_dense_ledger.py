@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from heclip_lite import config, dense_ledger, histosge, recovery, sections, tissue
+from heclip_lite import config, dense_ledger, histosge, recovery, sections, switches, tissue
 from heclip_lite.dense_ledger import CLEAN, REFERENCE, Choices
 
 IMAGE = config.PatchInput(config.Encoder("resnet10t"), size=32, trainable=False)
@@ -67,7 +67,7 @@ def test_the_ledger_is_whole_and_goes_on_where_it_stopped(drawn, tmp_path, monke
         return tissue.truth(section).expression(section.obsm["spatial"])
 
     table = dense_ledger.ledger("toy", [drawn], known_truth=known, **options)
-    assert list(table.columns) == dense_ledger.COLUMNS
+    assert list(table.columns) == switches.COLUMNS
     assert set(table["choice"]) == {"none", *(f.name for f in fields(Choices))}
     assert set(table["truth"]) == {"measured", "as the pipeline scores", "true"}
     assert table["difference"].notna().all()

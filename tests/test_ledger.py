@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from heclip_lite import config, genes, ledger, sections, tissue
+from heclip_lite import config, genes, ledger, sections, switches, tissue
 from heclip_lite.ledger import CLEAN, REFERENCE, Choices, Pipeline
 from heclip_lite.splits import Fold
 
@@ -125,7 +125,7 @@ def table(small_sections, tmp_path_factory):
 
 def test_the_ledger_is_tidy(table):
     made, _, _ = table
-    assert list(made.columns) == ledger.COLUMNS
+    assert list(made.columns) == switches.COLUMNS
     assert set(made["truth"]) == {"as the pipeline scores", "measured", "true"}
     ends = made[made["choice"] == "none"]
     assert ends["difference"].eq(0).all() and set(ends["direction"]) == set(made["direction"])

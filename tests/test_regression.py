@@ -48,7 +48,7 @@ def test_the_negative_binomial_is_scipys(small_sections):
     method = methods.Regression(MAPS, HEADS, likelihood="negative_binomial")
     rng = np.random.default_rng(0)
     counts, totals = rng.poisson(3, (5, 4)), rng.integers(50, 90, (5, 1))
-    model = method._build(7, np.full(4, 2.0), seed=0)
+    model = method._build(7, np.full(4, 2.0))
     model[-1].log_overdispersion.data = torch.tensor([-1.0, 0.0, 0.5, 1.0])
     targets = torch.tensor(np.hstack([counts, totals]), dtype=torch.float32)
     found = method._objective(model, torch.zeros(5, 7), targets).item()
@@ -85,7 +85,7 @@ def test_members_are_averaged(small_sections):
 def test_faulty_settings_are_named(small_sections):
     with pytest.raises(ValueError, match="likelihood is 'normal'"):
         methods.Regression(MAPS, HEADS, likelihood="normal")
-    with pytest.raises(ValueError, match="members=0"):
+    with pytest.raises(ValueError, match="members is 0"):
         methods.Regression(MAPS, HEADS, members=0)
     method = methods.Regression(MAPS, HEADS, likelihood="poisson")
     method.correct = harmonise_expression

@@ -9,12 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from heclip_lite import (
-    ablations,
-    evaluation,
-    ledger,
-    recipes,
-)
+from heclip_lite import ablations, evaluation, ledger, recipes, switches
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
@@ -97,7 +92,7 @@ def test_no_row_is_repeated_and_correlations_are_possible():
 def test_the_ledger_has_every_choice_both_ways():
     for data in ("her2st", "synthetic"):
         found = table(f"ledger_{data}")
-        assert list(found.columns) == ledger.COLUMNS
+        assert list(found.columns) == switches.COLUMNS
         wanted = {(c, d) for c, d, _ in ledger.configurations(synthetic=data == "synthetic")}
         assert set(zip(found["choice"], found["direction"], strict=True)) == wanted
     assert "true" in set(table("ledger_synthetic")["truth"])

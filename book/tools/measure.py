@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any
 
+import numpy as np
 from anndata import AnnData
 from results import code_key
 from settings import BUILD, notebook_environment
 from tqdm import tqdm
 
-from heclip_lite import backbones, config, course, recipes, sections, store
+from heclip_lite import backbones, config, course, recipes, sections, store, tissue
 
 SERIAL = ("C2", "C3", "C4", "C5", "C6")  # one donor of her2st, section by section
 TUNED_ON = ("C2", "C3", "C4", "C5")  # where recipes were chosen, by leaving one of them out
@@ -85,6 +87,26 @@ def _add_seconds(label: str, seconds: float) -> float:
         seconds += json.loads(path.read_text(encoding="utf-8"))["seconds"]
     store.write_json(path, {"label": label, "seconds": seconds})
     return seconds
+
+
+def from_command_line(
+    purpose: str, datasets: Sequence[str] = ("her2st", "synthetic")
+) -> tuple[str, bool]:
+    """Dataset and whether a quick run is wanted, from the command line of a measuring tool.
+
+    `purpose` is the help text; the first dataset is the default.
+    """
+    parser = argparse.ArgumentParser(description=purpose)
+    parser.add_argument("--data", choices=tuple(datasets), default=datasets[0])
+    parser.add_argument("--quick", action="store_true", help="a small run, kept out of git")
+    arguments = parser.parse_args()
+    keep_cache_in_build()
+    return arguments.data, arguments.quick
+
+
+def known_truth(section: AnnData) -> np.ndarray:
+    """True log1p expression of the spots of a synthetic section, (spots, genes)."""
+    return tissue.truth(section).expression(section.obsm["spatial"])
 
 
 def keep_cache_in_build() -> None:

@@ -17,7 +17,10 @@ QUICK = BUILD / "results" / "quick"  # what QUICK=1 measures stays out of git
 # What makes the numbers of a table, by the first word of its name.
 MADE_BY = {
     "contest": ("recipes.everyone", "evaluation.contest"),
-    "tried": ("recipes.everyone", "evaluation.contest"),
+    "tried": (
+        *("recipes.everyone", "evaluation.contest"),
+        *("recipes.within_slide", "recovery.recovery"),
+    ),
     "ablations": ("ablations.factors", "ablations.ablate"),
     "ledger": ("ledger.ledger",),
     "ceilings": ("ceilings",),

@@ -7,10 +7,9 @@ A stopped run goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from measure import SEEDS, TUNED_ON, keep_cache_in_build, read, size_of, spread
+from measure import SEEDS, TUNED_ON, from_command_line, read, size_of, spread
 from results import write_results
 
 from heclip_lite import ablations, config, course, evaluation, features, recipes, sections
@@ -46,12 +45,7 @@ def job(data: str, quick: bool, name: str, fold: int, seed: int) -> None:
 
 def main() -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=("her2st", "synthetic"), default="her2st")
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    data, quick = arguments.data, arguments.quick
-    keep_cache_in_build()
+    data, quick = from_command_line(__doc__)
     title = f"ablations {data}{' quick' if quick else ''}"
     everything = sections_of(data)
     split = evaluation.leave_one_out(everything, "section")

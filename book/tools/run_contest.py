@@ -9,17 +9,16 @@ table.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 
 import pandas as pd
 from anndata import AnnData
-from measure import SEEDS, SERIAL, TUNED_ON, keep_cache_in_build, read, size_of, spread
+from measure import SEEDS, SERIAL, TUNED_ON, from_command_line, known_truth, read, size_of, spread
 from results import read_results, write_results
 from settings import BuildError
 
-from heclip_lite import evaluation, features, recipes, registration, sections, splits, tissue
+from heclip_lite import evaluation, features, recipes, registration, sections, splits
 from heclip_lite.base import Method
 
 TOLERANCE = 0.02  # of a mean correlation, between machines
@@ -87,7 +86,7 @@ def run(
     if data == "her2st":
         options["fixed"] = recipes.BREAST_MARKERS
     else:
-        options["known_truth"] = lambda s: tissue.truth(s).expression(s.obsm["spatial"])
+        options["known_truth"] = known_truth
     groups: dict[tuple[int, ...], dict[str, Method]] = {}
     for name, method in methods.items():
         groups.setdefault(seeds_of(name, method, seeds), {})[name] = method
@@ -134,7 +133,6 @@ def jobs_of(data: str, parts: dict[str, Part], names, folds_of, seeds) -> list[t
 
 def measure(data: str, *, quick: bool) -> tuple[pd.DataFrame, float, dict]:
     """The whole table, the seconds it took and what was asked for."""
-    keep_cache_in_build()
     title = f"contest {data}{' quick' if quick else ''}"
     parts = parts_of(data)
     names = QUICK_METHODS if quick else None
@@ -174,14 +172,11 @@ def compare(quick: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> int:
     """Measure, write, and with ``--quick`` compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=("her2st", "synthetic"), default="her2st")
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    table, seconds, settings = measure(arguments.data, quick=arguments.quick)
-    name = f"contest_{arguments.data}"
-    write_results(name, table, seconds=seconds, settings=settings, quick=arguments.quick)
-    if not arguments.quick:
+    data, quick = from_command_line(__doc__)
+    table, seconds, settings = measure(data, quick=quick)
+    name = f"contest_{data}"
+    write_results(name, table, seconds=seconds, settings=settings, quick=quick)
+    if not quick:
         return 0
     both = compare(table, read_results(name)[0])
     if both.empty:

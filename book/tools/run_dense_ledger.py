@@ -6,15 +6,14 @@ A stopped run goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 
 from anndata import AnnData
-from measure import keep_cache_in_build, read, size_of, spread
+from measure import from_command_line, known_truth, read, size_of, spread
 from results import write_results
 
-from heclip_lite import config, dense_ledger, sections, tissue
+from heclip_lite import config, dense_ledger, sections
 
 SEEDS = (0, 1)
 SECTIONS = {"her2st": ("C3", "C6", "B4", "A2"), "synthetic": None}
@@ -30,12 +29,8 @@ def given(data: str, quick: bool) -> tuple[list[AnnData], dict]:
         "settings": config.Training(epochs=5 if quick else EPOCHS, weight_decay=0.0),
     }
     if data == "synthetic":
-        options["known_truth"] = _known
+        options["known_truth"] = known_truth
     return everything[:1] if quick else everything, options
-
-
-def _known(section: AnnData):
-    return tissue.truth(section).expression(section.obsm["spatial"])
 
 
 def job(data: str, quick: bool, number: int, seed: int) -> None:
@@ -46,12 +41,7 @@ def job(data: str, quick: bool, number: int, seed: int) -> None:
 
 def main() -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=tuple(SECTIONS), default="her2st")
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    data, quick = arguments.data, arguments.quick
-    keep_cache_in_build()
+    data, quick = from_command_line(__doc__, tuple(SECTIONS))
     everything, options = given(data, quick)
     seeds = SEEDS[:1] if quick else SEEDS
     todo = [(data, quick, number, seed) for number in range(len(everything)) for seed in seeds]

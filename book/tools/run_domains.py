@@ -6,14 +6,13 @@ A stopped run goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from measure import keep_cache_in_build, read, size_of, spread
+from measure import from_command_line, read, size_of, spread
 from results import write_results
 
 from heclip_lite import dlpfc, domains, evaluation, features, recipes, registration, sections, store
@@ -112,12 +111,7 @@ def measure(
 
 def main() -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=tuple(ASKED), default="her2st")
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    data, quick = arguments.data, arguments.quick
-    keep_cache_in_build()
+    data, quick = from_command_line(__doc__, tuple(ASKED))
     title = f"domains {data}{' quick' if quick else ''}"
     asked = ASKED[data][:1] if quick else ASKED[data]
     which = tuple(n for n in inputs_of(data) if not quick or n in ("place", "measured", "image"))

@@ -6,16 +6,13 @@ A stopped run goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 
-import numpy as np
-from anndata import AnnData
-from measure import SERIAL, keep_cache_in_build, read, size_of, spread
+from measure import SERIAL, from_command_line, known_truth, read, size_of, spread
 from results import write_results
 
-from heclip_lite import config, course, evaluation, ledger, tissue
+from heclip_lite import config, course, evaluation, ledger
 
 SEEDS = (0, 1)
 EPOCHS = {"her2st": 6, "synthetic": 4}
@@ -41,12 +38,8 @@ def given(data: str, quick: bool) -> tuple[list, list[evaluation.Fold], dict]:
         "only": QUICK_CHOICES if quick else None,
     }
     if data == "synthetic":
-        options["known_truth"] = _known
+        options["known_truth"] = known_truth
     return everything, folds[:1] if quick else folds, options
-
-
-def _known(section: AnnData) -> np.ndarray:
-    return tissue.truth(section).expression(section.obsm["spatial"])
 
 
 def job(data: str, quick: bool, number: int, seed: int) -> None:
@@ -57,12 +50,7 @@ def job(data: str, quick: bool, number: int, seed: int) -> None:
 
 def main() -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=("her2st", "synthetic"), default="her2st")
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    data, quick = arguments.data, arguments.quick
-    keep_cache_in_build()
+    data, quick = from_command_line(__doc__)
     everything, folds, options = given(data, quick)
     seeds = SEEDS[:1] if quick else SEEDS
     todo = [(data, quick, number, seed) for number in range(len(folds)) for seed in seeds]

@@ -8,13 +8,12 @@ A stopped run goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from measure import TUNED_ON, keep_cache_in_build, read, size_of, spread
+from measure import TUNED_ON, from_command_line, read, size_of, spread
 from results import write_results
 from tqdm import tqdm
 
@@ -94,12 +93,7 @@ def intervals(everything: list[AnnData], data: str, quick: bool) -> pd.DataFrame
 
 def main() -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=("her2st", "synthetic"), default="her2st")
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    data, quick = arguments.data, arguments.quick
-    keep_cache_in_build()
+    data, quick = from_command_line(__doc__)
     everything = sections_of(data, quick)
     seeds = SEEDS[:1] if quick else SEEDS
     numbered = [(n, methods_of(data, s, quick)) for n, s in enumerate(everything)]
