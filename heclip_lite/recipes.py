@@ -83,7 +83,8 @@ class Size:
 
 
 HISTOSGE = {"positions": "relative", "hidden": 256}
-WITHIN_COMPONENTS = 32  # of the kernel: a part of one slide has few spots to learn them from
+# A part of one slide has few spots: too few for many kernel components or a large batch.
+WITHIN_COMPONENTS, WITHIN_BATCH = 32, 32
 ONE_SCALE, ONE_COLOUR = "_one_scale", "_one_scale_and_colour"  # suffixes of names in tables
 
 
@@ -176,6 +177,15 @@ def histosge_reference(size: Size, um_per_px: float) -> HisToSGE:
     return HisToSGE.reference(image, size.dense_reference)
 
 
+def for_part(size: Size) -> Size:
+    """The same size for methods that learn from a part of one slide."""
+    return replace(
+        size,
+        maps=replace(size.maps, components=WITHIN_COMPONENTS),
+        heads=replace(size.heads, batch_size=WITHIN_BATCH),
+    )
+
+
 def within_slide(size: Size, um_per_px: float) -> dict[str, Method]:
     """Methods that predict the rest of a slide from a part of its spots, by name.
 
@@ -186,7 +196,7 @@ def within_slide(size: Size, um_per_px: float) -> dict[str, Method]:
     um_per_px
         Micrometres per pixel of the slide, for the patches of HisToSGE as released.
     """
-    size = replace(size, maps=replace(size.maps, components=WITHIN_COMPONENTS))
+    size = for_part(size)
     attention, kernel_ridge = histosge(size), KernelRidge(size.maps)
     return {
         "histosge": attention,

@@ -102,3 +102,17 @@ def test_ablations_are_paired_by_fold_and_seed(small_sections, tmp_path, monkeyp
 def test_suffixes_say_what_the_slides_were_brought_to():
     assert recipes.without_suffix("ridge" + recipes.ONE_COLOUR) == "ridge"
     assert recipes.at_one_scale(SIZE, 3.19, stain="reinhard").maps.stain == "reinhard"
+
+
+def test_every_method_learns_from_a_few_dozen_spots(small_sections):
+    """A quarter of a small slide of her2st has 45 spots; the default batch has 128."""
+    size = replace(
+        SIZE,
+        heads=config.Training(epochs=1),
+        dense=config.Training(epochs=1),
+        dense_reference=config.Training(epochs=1),
+    )
+    assert small_sections[0].n_obs < 50
+    for name, method in recipes.within_slide(size, 2.0).items():
+        predicted = method.fit(small_sections[:1]).predict(small_sections[0])
+        assert np.isfinite(predicted).all(), name

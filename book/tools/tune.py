@@ -138,8 +138,7 @@ def end_to_end() -> dict[str, Method]:
 
 def within_slide() -> dict[str, Method]:
     """What was tried for the rest of a slide, half of whose spots are known."""
-    size = size_of("her2st")
-    size = replace(size, maps=replace(size.maps, components=recipes.WITHIN_COMPONENTS))
+    size = recipes.for_part(size_of("her2st"))
     loop = size.dense
 
     def attention(image=None, settings=None, members=size.members, **changes) -> HisToSGE:
