@@ -34,6 +34,7 @@ PUBLISHED_TRAINING = config.Training(
     epochs=1000, batch_size=512, learning_rate=1e-3, weight_decay=0.0
 )
 _CHUNK = 512  # groups run at once
+_SAME_UM = 1e-6  # places nearer than this are the same
 
 
 class HisToSGE(Trained):
@@ -107,7 +108,7 @@ class HisToSGE(Trained):
             )
             self.targets = ExpressionComponents(self.attention.rank).fit(expression, moran)
         self._fit_images(training_sections)
-        groups = [self._groups(section) for section in training_sections]
+        groups = [self._groups(section)[0] for section in training_sections]  # all are spots
         targets = [
             self._dealt(rows, self._aims(values))
             for (_, rows), values in zip(groups, expression, strict=True)
@@ -152,11 +153,12 @@ class HisToSGE(Trained):
             return lattice.coordinates(section)
         return registration.positions_um(section)
 
-    def _groups(self, section: AnnData) -> tuple[np.ndarray, np.ndarray]:
+    def _groups(self, section: AnnData) -> list[tuple[np.ndarray, np.ndarray]]:
         """Tokens (groups, size, features + 3) and the points that each group predicts.
 
         The last three columns of a token are its place and whether it is a point or padding.
         Points are given by their row, (groups, predicted), -1 for padding.
+        Groups of different form come apart; spots of the section come first.
         """
         own, where = self._frozen(section), self._places(section)
         points = np.arange(section.n_obs)
@@ -165,32 +167,39 @@ class HisToSGE(Trained):
             rows = np.full((len(parts), max(map(len, parts))), -1)
             for group, part in enumerate(parts):
                 rows[group, : len(part)] = part
-            return _tokens(own, where, rows), rows
+            return [(_tokens(own, where, rows), rows)]
         spots = sections.spots_of(section)
         dense = spots is not section
         around, there = (self._frozen(spots), self._places(spots)) if dense else (own, where)
         if self.attention.groups == "section":
-            if not dense:
-                return _tokens(own, where, points[None]), points[None]
-            # Each point joins the spots alone, so that it does not matter what is asked with it.
-            both, places = np.concatenate([around, own]), np.concatenate([there, where])
-            rows = np.tile(np.arange(len(around)), (len(own), 1))
-            rows = np.column_stack([len(around) + points, rows])
-            return _tokens(both, places, rows), points[:, None]
+            distance, among = cKDTree(there).query(where)
+            spot = distance < _SAME_UM
+            found = []
+            if spot.any():  # what is asked comes first
+                others = np.setdiff1d(np.arange(len(around)), among[spot])
+                rows = np.concatenate([among[spot], others])[None]
+                found.append((_tokens(around, there, rows), points[spot][None]))
+            if not spot.all():
+                # Each point between joins the spots alone: no matter what is asked with it.
+                both, places = np.concatenate([around, own]), np.concatenate([there, where])
+                rows = np.tile(np.arange(len(around)), ((~spot).sum(), 1))
+                rows = np.column_stack([len(around) + points[~spot], rows])
+                found.append((_tokens(both, places, rows), points[~spot][:, None]))
+            return found
         nearest = self._nearest(section, spots)
         both, places = np.concatenate([own, around]), np.concatenate([where, there])
         rows = np.column_stack([points, np.where(nearest < 0, -1, nearest + len(own))])
         tokens = _tokens(both, places, rows)
         if self.attention.positions == "relative":
             tokens[..., -3:-1] -= tokens[:, :1, -3:-1]
-        return tokens, points[:, None]
+        return [(tokens, points[:, None])]
 
     def _nearest(self, section: AnnData, spots: AnnData) -> np.ndarray:
         """Rows of the spots nearest to each point and not at its place, (points, size - 1)."""
         places, around = registration.positions_um(section), registration.positions_um(spots)
         wanted = self.attention.size - 1
         distance, rows = cKDTree(around).query(places, k=np.arange(1, wanted + 2))
-        rows = np.where((distance < 1e-6) | np.isinf(distance), -1, rows)
+        rows = np.where((distance < _SAME_UM) | np.isinf(distance), -1, rows)
         # The point itself, if it is a spot, goes last; then the nearest that are wanted.
         order = np.argsort(rows < 0, axis=1, kind="stable")
         return np.take_along_axis(rows, order, axis=1)[:, :wanted]
@@ -206,20 +215,24 @@ class HisToSGE(Trained):
     @torch.inference_mode()
     def _run(self, section: AnnData) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Hidden features and outputs, one row per point, of each member."""
-        tokens, rows = self._groups(section)
+        groups = self._groups(section)
         device = runtime.pick_device(self.settings.device)
-        kept = rows >= 0
-        order = np.argsort(rows[kept], kind="stable")
+        order = np.argsort(np.concatenate([rows[rows >= 0] for _, rows in groups]), kind="stable")
         found: tuple[list, list] = ([], [])
         for model in self.models:
             model.eval().to(device)
-            parts = [
-                _called(model, batch.to(device), rows.shape[1])
-                for batch in torch.from_numpy(tokens).split(_CHUNK)
-            ]
-            for kind, values in zip(found, zip(*parts, strict=True), strict=True):
-                whole = torch.cat([v.float().cpu() for v in values]).numpy()
-                kind.append(whole[kept][order])
+            parts: tuple[list, list] = ([], [])
+            for tokens, rows in groups:
+                for batch, wanted in zip(
+                    torch.from_numpy(tokens).split(_CHUNK),
+                    torch.from_numpy(rows).split(_CHUNK),
+                    strict=True,
+                ):
+                    made = _called(model, batch.to(device), rows.shape[1])
+                    for kind, values in zip(parts, made, strict=True):
+                        kind.append(values.float().cpu()[wanted >= 0])
+            for kind, values in zip(found, parts, strict=True):
+                kind.append(torch.cat(values).numpy()[order])
             model.cpu()
         return found
 

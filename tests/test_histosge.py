@@ -77,10 +77,10 @@ def test_dense_points_do_not_depend_on_what_is_asked_with_them(drawn, groups):
     whole = superres.predict(method, points)
     parts = superres.predict(method, points, chunk=41)
     # A batch of another size sums in another order; with whole sections there is more to sum.
-    np.testing.assert_allclose(whole.X, parts.X, atol=1e-4 if groups == "neighbourhood" else 1e-3)
-    if groups == "neighbourhood":
-        spots = points.obs["spot"].to_numpy()
-        np.testing.assert_allclose(whole.X[spots], method.predict(drawn[0]), atol=1e-4)
+    atol = 1e-4 if groups == "neighbourhood" else 1e-3
+    np.testing.assert_allclose(whole.X, parts.X, atol=atol)
+    spots = points.obs["spot"].to_numpy()
+    np.testing.assert_allclose(whole.X[spots], method.predict(drawn[0]), atol=atol)
 
 
 def test_it_learns(drawn):
