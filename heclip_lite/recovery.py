@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,34 +129,71 @@ def recovery(
         Genes constant in the truth are left out for all methods.
     """
     name = sections.name_of(section)
-    depth = np.log(np.asarray(section.X.sum(axis=1), dtype=np.float64).ravel())
     rows: list[dict[str, Any]] = []
     rounds = [(holdout, seed) for holdout in holdouts for seed in seeds]
     for holdout, seed in tqdm(rounds, desc=f"recovery {name}", leave=False):
         out = hold_out(section, holdout, seed=seed)
-        part = kept_part(section, out)
-        found: dict[tuple[str, str], np.ndarray] = {}
-        fold = evaluation.Fold((sections.name_of(part),), (name,), unit="block")
-        evaluation.contest(
-            methods, [part, section], [fold], seeds=(seed,), folder=folder, predictions=found
-        )
-        panel = genes.fit_panel([part])
-        truth = genes.expression(section, panel, absent=0.0)
-        for (method, _), predicted in found.items():
-            if predictions is not None:
-                predictions[method, holdout, seed] = predicted
-                predictions[holdout, seed] = out
-            for scope, chosen in (("heldout", out), ("all", np.full(len(out), True))):
-                shared = {
-                    "method": method,
-                    "section": name,
-                    "holdout": holdout,
-                    "scope": scope,
-                    "seed": seed,
-                }
-                values = metrics.per_gene(truth[chosen], predicted[chosen], log_depth=depth[chosen])
-                rows += _rows(shared, panel, {metric: values[metric] for metric in METRICS})
+        if predictions is not None:
+            predictions[holdout, seed] = out
+        for method, unfitted in methods.items():
+            make = partial(
+                _recovered, method, unfitted, section, holdout, out, seed, folder, predictions
+            )
+            described = None if predictions is not None else _described(unfitted, seed)
+            key = [sections.section_key(section), holdout, seed]
+            shared = {"method": method, "section": name, "holdout": holdout, "seed": seed}
+            rows += [{**shared, **row} for row in _kept("recovery", described, key, make, folder)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _recovered(
+    name: str,
+    method: Any,
+    section: AnnData,
+    holdout: str,
+    out: np.ndarray,
+    seed: int,
+    folder: str | Path | None,
+    predictions: dict | None,
+) -> list[dict[str, Any]]:
+    """Train one method on the spots that are known; score it on the others, and on all."""
+    part = kept_part(section, out)
+    found: dict[tuple[str, str], np.ndarray] = {}
+    fold = evaluation.Fold((sections.name_of(part),), (sections.name_of(section),), unit="block")
+    evaluation.contest(
+        {name: method}, [part, section], [fold], seeds=(seed,), folder=folder, predictions=found
+    )
+    (predicted,) = found.values()
+    if predictions is not None:
+        predictions[name, holdout, seed] = predicted
+    panel = genes.fit_panel([part])
+    truth = genes.expression(section, panel, absent=0.0)
+    depth = np.log(np.asarray(section.X.sum(axis=1), dtype=np.float64).ravel())
+    rows = []
+    for scope, chosen in (("heldout", out), ("all", np.full(len(out), True))):
+        values = metrics.per_gene(truth[chosen], predicted[chosen], log_depth=depth[chosen])
+        rows += _rows({"scope": scope}, panel, {metric: values[metric] for metric in METRICS})
+    return rows
+
+
+def _described(method: Any, seed: int) -> str | None:
+    """What a method with this seed is, as :func:`~heclip_lite.evaluation.describe` says it."""
+    return evaluation.describe(method.with_seed(seed) if hasattr(method, "with_seed") else method)
+
+
+def _kept(
+    kind: str,
+    described: str | None,
+    key: list,
+    make: Callable[[], list[dict[str, Any]]],
+    folder: str | Path | None,
+) -> list[dict[str, Any]]:
+    """Scores from disk, or made and put there; made each time if the method has no description."""
+    if described is None:
+        return make()
+    name = store.content_key(code_hash(__name__), described, key)
+    place = store.cache_dir() / kind if folder is None else Path(folder)
+    return store.cached_json(place / f"{name}.json", make)
 
 
 def ceiling(
@@ -233,45 +271,45 @@ def generation(
         ``method, section, factor, pitch_um, points, seed, gene_set, metric, value``; spots
         themselves are scored at factor 1 only.
     """
-    place = store.cache_dir() / "generation" if folder is None else Path(folder)
     panel = genes.fit_panel([section])
-    columns = section.var_names.get_indexer(list(panel.genes))
     asked = [(factor, *_between(section, factor)) for factor in factors]
-    parts = []
+    rows: list[dict[str, Any]] = []
     rounds = [
         (name, seed) for name in methods for seed in evaluation.seeds_of(methods[name], seeds)
     ]
     for name, seed in tqdm(rounds, desc=f"generation {sections.name_of(section)}", leave=False):
-        method = copy.copy(methods[name])
-        method = method.with_seed(seed) if hasattr(method, "with_seed") else method
-        method.panel = panel
-        described = evaluation.describe(method)
-        key = store.content_key(
-            described, sections.section_key(section), list(factors), code_hash(__name__)
-        )
-        path = place / f"{key}.csv"
-        if described is None or not path.exists():
-            method.fit([section])
-            rows = []
-            for factor, points, pitch_um in asked:
-                truth = known_truth(points.obsm["spatial"], pitch_um)[:, columns]
-                inside = np.isfinite(truth).all(axis=1)
-                predicted = superres.predict(method, points).X
-                r = metrics.per_gene(truth[inside], predicted[inside])["pearson"]
-                rows += [
-                    (factor, pitch_um, int(inside.sum()), gene_set, "pearson_true",
-                     float(np.nanmean(r[panel.index(gene_set)])))
-                    for gene_set in panel.sets
-                ]  # fmt: skip
-            with store.atomic_path(path) as temporary:
-                pd.DataFrame(
-                    rows, columns=["factor", "pitch_um", "points", "gene_set", "metric", "value"]
-                ).to_csv(temporary, index=False)
-        parts.append(
-            pd.read_csv(path).assign(method=name, section=sections.name_of(section), seed=seed)
-        )
+        make = partial(_generated, methods[name], seed, section, panel, asked, known_truth)
+        described = _described(methods[name], seed)
+        key = [sections.section_key(section), list(factors)]
+        shared = {"method": name, "section": sections.name_of(section), "seed": seed}
+        rows += [{**shared, **row} for row in _kept("generation", described, key, make, folder)]
     order = ["method", "section", "factor", "pitch_um", "points", "seed"]
-    return pd.concat(parts, ignore_index=True)[[*order, "gene_set", "metric", "value"]]
+    return pd.DataFrame(rows)[[*order, "gene_set", "metric", "value"]]
+
+
+def _generated(
+    method: Any,
+    seed: int,
+    section: AnnData,
+    panel: genes.GenePanel,
+    asked: Sequence[tuple[int, AnnData, float]],
+    known_truth: Callable[[np.ndarray, float], np.ndarray],
+) -> list[dict[str, Any]]:
+    """Train one method on all spots; score it at the points of each factor."""
+    method = copy.copy(method)
+    method = method.with_seed(seed) if hasattr(method, "with_seed") else method
+    method.panel = panel
+    method.fit([section])
+    columns = section.var_names.get_indexer(list(panel.genes))
+    rows = []
+    for factor, points, pitch_um in asked:
+        truth = known_truth(points.obsm["spatial"], pitch_um)[:, columns]
+        inside = np.isfinite(truth).all(axis=1)
+        predicted = superres.predict(method, points).X
+        r = metrics.per_gene(truth[inside], predicted[inside])["pearson"]
+        shared = {"factor": factor, "pitch_um": pitch_um, "points": int(inside.sum())}
+        rows += _rows(shared, panel, {"pearson_true": r})
+    return rows
 
 
 def _between(section: AnnData, factor: int) -> tuple[AnnData, float]:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -112,6 +113,18 @@ def cached_array(kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndar
     with atomic_path(path) as temporary:
         np.save(temporary, array, allow_pickle=False)
     return array
+
+
+def cached_json(path: str | os.PathLike, make: Callable[[], Any]) -> Any:
+    """What a JSON file holds; computed by `make` where it is missing or damaged."""
+    path = Path(path)
+    if path.exists():
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{path} is damaged ({error}); computing it again.", stacklevel=2)
+    write_json(path, make())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=1)

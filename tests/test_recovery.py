@@ -147,3 +147,22 @@ def test_points_between_spots_are_scored_against_the_truth(drawn, tmp_path, monk
     monkeypatch.setattr(interpolation.InverseDistance, "_fit", lambda *_: pytest.fail("again"))
     again = recovery.generation(entrants, section, truth, (1, 4, 9), folder=tmp_path)
     pd.testing.assert_frame_equal(again, table)
+
+
+def test_a_stopped_recovery_goes_on_and_a_damaged_score_is_made_anew(drawn, tmp_path, monkeypatch):
+    entrants = {"nearest": interpolation.NearestSpot()}
+    table = recovery.recovery(entrants, drawn[0], ("random",), folder=tmp_path)
+    fitted = []
+    monkeypatch.setattr(
+        interpolation.NearestSpot,
+        "fit",
+        lambda self, training: fitted.append(1) or methods.Method.fit(self, training),
+    )
+    again = recovery.recovery(entrants, drawn[0], ("random",), folder=tmp_path)
+    pd.testing.assert_frame_equal(again, table)
+    (kept,) = tmp_path.glob("*.json")
+    kept.write_text(kept.read_text()[:50])
+    with pytest.warns(UserWarning, match="is damaged"):
+        again = recovery.recovery(entrants, drawn[0], ("random",), folder=tmp_path)
+    pd.testing.assert_frame_equal(again, table)
+    assert not fitted, "the prediction itself was kept"
