@@ -158,7 +158,6 @@ def contest(
     """
     by_name = splits.by_name(all_sections, split)
     _check_fixed(fixed, by_name.values())
-    place = store.cache_dir() / "contest" if folder is None else Path(folder)
     rounds = [(fold, name) for fold in split for name in methods]
     panels: dict[tuple[str, ...], genes.GenePanel] = {}
     rows: list[dict[str, Any]] = []
@@ -172,15 +171,13 @@ def contest(
                 panels[fold.training] = _panel(training, gene_sets, fixed)
             panel = panels[fold.training]
             for seed in seeds_of(methods[name], seeds):
-                method = copy.copy(methods[name])
-                if hasattr(method, "with_seed"):
-                    method = method.with_seed(seed)
-                method.panel = panel
-                found = _predictions(name, method, training, tests, panel, place)
+                found = predictions_of(
+                    name, methods[name], training, tests, panel, seed=seed, folder=folder
+                )
                 for test in tests:
                     one = _Scored(
                         method=name,
-                        facts=_facts(method),
+                        facts=_facts(methods[name]),
                         split=splits.kind_of(fold, training, test),
                         fold=sections.name_of(test),
                         seed=seed,
@@ -259,15 +256,48 @@ def seeds_of(method: Any, seeds: Sequence[int]) -> Sequence[int]:
     return seeds
 
 
-def _predictions(
+def predictions_of(
     name: str,
     method: Any,
-    training: list[AnnData],
-    tests: list[AnnData],
+    training: Sequence[AnnData],
+    tests: Sequence[AnnData],
     panel: genes.GenePanel,
-    folder: Path,
+    *,
+    seed: int = 0,
+    folder: str | Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """Predictions (spots, genes) of the panel's genes by test section: from disk if there."""
+    """What one method says of sections whose expression it may not see, as in a contest.
+
+    Parameters
+    ----------
+    name
+        Of the method, for messages.
+    method
+        Unfitted.
+    training, tests
+        Sections with counts; those of `tests` are hidden from the method.
+    panel
+        Genes to predict, fitted on the training sections.
+    seed
+        Of the method, if it has any randomness.
+    folder
+        Where predictions are kept and found again; ``contest`` in the cache folder by default.
+
+    Returns
+    -------
+    dict of str to ndarray
+        float32 (spots, genes of the panel) by the name of the test section.
+
+    Raises
+    ------
+    ValueError
+        If the method returns the wrong shape, values that are not finite, or lacks genes.
+    """
+    folder = store.cache_dir() / "contest" if folder is None else Path(folder)
+    method = copy.copy(method)
+    if hasattr(method, "with_seed"):
+        method = method.with_seed(seed)
+    method.panel = panel
     described = describe(method)
     path = None
     if described is not None:
@@ -285,7 +315,7 @@ def _predictions(
             except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
                 warnings.warn(f"{path} is damaged ({error}); computing it again.", stacklevel=2)
     started = time.perf_counter()
-    method.fit(training)
+    method.fit(list(training))
     found = [_checked(name, method, test, panel) for test in tests]
     if path is not None:
         seconds = np.float64(time.perf_counter() - started)

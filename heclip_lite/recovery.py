@@ -158,15 +158,12 @@ def _recovered(
 ) -> list[dict[str, Any]]:
     """Train one method on the spots that are known; score it on the others, and on all."""
     part = kept_part(section, out)
-    found: dict[tuple[str, str], np.ndarray] = {}
-    fold = evaluation.Fold((sections.name_of(part),), (sections.name_of(section),), unit="block")
-    evaluation.contest(
-        {name: method}, [part, section], [fold], seeds=(seed,), folder=folder, predictions=found
-    )
-    (predicted,) = found.values()
+    panel = genes.fit_panel([part])
+    (predicted,) = evaluation.predictions_of(
+        name, method, [part], [section], panel, seed=seed, folder=folder
+    ).values()
     if predictions is not None:
         predictions[name, holdout, seed] = predicted
-    panel = genes.fit_panel([part])
     truth = genes.expression(section, panel, absent=0.0)
     depth = np.log(np.asarray(section.X.sum(axis=1), dtype=np.float64).ravel())
     rows = []
