@@ -82,7 +82,8 @@ class Size:
     members: int = 5
 
 
-HISTOSGE = {"positions": "relative", "hidden": 256}
+# Chosen on spots of C2 to C5 held out: few components, for a part of a slide has few spots.
+HISTOSGE = {"positions": "relative", "hidden": 256, "rank": 5}
 # A part of one slide has few spots: too few for many kernel components or a large batch.
 WITHIN_COMPONENTS, WITHIN_BATCH = 32, 32
 ONE_SCALE, ONE_COLOUR = "_one_scale", "_one_scale_and_colour"  # suffixes of names in tables

@@ -157,7 +157,7 @@ def within_slide() -> dict[str, Method]:
         "HisToSGE, whole sections": attention(
             groups="section", positions="continuous", settings={"epochs": 150}
         ),
-        **{f"HisToSGE, {n} components": attention(rank=n) for n in (10, 40)},
+        **{f"HisToSGE, {n} components": attention(rank=n) for n in (5, 10, 40)},
         "HisToSGE, gene head of 2048": attention(hidden=2048),
         "HisToSGE, genes": attention(targets="genes"),
         **{f"HisToSGE, {n} epochs": attention(settings={"epochs": n}) for n in (15, 60)},
