@@ -79,6 +79,31 @@ class Method(ABC):
         self._check_fitted()
         return np.asarray(self._predict(section), dtype=np.float32)
 
+    def predict_described(self, blocks: list[np.ndarray]) -> np.ndarray:
+        """Predict points that were described elsewhere, such as those of a slide read in tiles.
+
+        Parameters
+        ----------
+        blocks
+            As :func:`heclip_lite.features.describe` gives them, float32 (points, channels) each.
+
+        Returns
+        -------
+        ndarray, float32, (points, genes)
+
+        Raises
+        ------
+        RuntimeError
+            If the method was not fitted.
+        TypeError
+            If the method needs more than a description of each point.
+        """
+        self._check_fitted()
+        return np.asarray(self._predict_described(blocks), dtype=np.float32)
+
+    def _predict_described(self, blocks: list[np.ndarray]) -> np.ndarray:
+        raise TypeError(f"{type(self).__name__} needs more than a description of each point.")
+
     def _check_fitted(self) -> None:
         if not self._fitted:
             raise RuntimeError(f"{type(self).__name__} is not fitted yet; call fit first.")

@@ -145,6 +145,9 @@ class Average(Method):
     def _predict(self, section: AnnData) -> np.ndarray:
         return np.mean([method.predict(section) for method in self.fitted], axis=0)
 
+    def _predict_described(self, blocks: list[np.ndarray]) -> np.ndarray:
+        return np.mean([method.predict_described(blocks) for method in self.fitted], axis=0)
+
 
 def _again(original: Method, **changes: object) -> Method:
     made = copy.copy(original)
@@ -259,8 +262,11 @@ class _Linear(Method):
         return described.astype(np.float64) @ known.T / known.shape[1]
 
     def _predict(self, section: AnnData) -> np.ndarray:
-        described = self.scaler.transform(self._describe(section))
-        return self.mean + self.model.predict(self._kernel(described))
+        return self._from_columns(self._describe(section))
+
+    def _from_columns(self, columns: np.ndarray) -> np.ndarray:
+        """(points, genes) from the columns that `_describe` gives."""
+        return self.mean + self.model.predict(self._kernel(self.scaler.transform(columns)))
 
 
 class Ridge(_Linear):
@@ -295,6 +301,9 @@ class Ridge(_Linear):
 
     def _describe(self, section: AnnData) -> np.ndarray:
         return features.table(section, self.image, device=self.device)
+
+    def _predict_described(self, blocks: list[np.ndarray]) -> np.ndarray:
+        return self._from_columns(np.concatenate(blocks, axis=1))
 
 
 class MeanColour(_Linear):
@@ -424,5 +433,8 @@ class KernelRidge(Method):
         self.model = fitted(np.arange(len(targets)), self.alpha)
 
     def _predict(self, section: AnnData) -> np.ndarray:
-        kernel = self.kernel.kernel(self._blocks(section))
+        return self._predict_described(self._blocks(section))
+
+    def _predict_described(self, blocks: list[np.ndarray]) -> np.ndarray:
+        kernel = self.kernel.kernel(blocks)
         return self.components.reconstruct(self.model.predict(kernel))

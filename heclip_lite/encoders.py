@@ -213,7 +213,8 @@ def patch_vectors(
         batches = torch.from_numpy(pixels).split(batch_size)
         name = sections.name_of(section)
         shown = tqdm(batches, desc=f"encode {name}", leave=False, disable=len(batches) < 8)
-        return torch.cat([encoder(batch.to(where)).float().cpu() for batch in shown]).numpy()
+        with runtime.autocast(where):
+            return torch.cat([encoder(batch.to(where)).float().cpu() for batch in shown]).numpy()
 
     key = store.content_key(
         code_hash(__name__, "patch_vectors"),
@@ -260,9 +261,9 @@ def pooled_features(
     """
     points = np.asarray(section.obsm["spatial"] if points is None else points, float)
     spots = sections.spots_of(section).obsm["spatial"]
-    known = _pooled(section, settings, spots, device)
+    known = raw_features(section, settings, spots, device)
     rows = _rows_of(points, spots)
-    values = _pooled(section, settings, points, device) if rows is None else known[rows]
+    values = raw_features(section, settings, points, device) if rows is None else known[rows]
     values = (values - known.mean(0)) / (known.std(0) + 1e-6)
     sizes: list[int] = []
     for stride, channels in _strides_and_channels(settings.encoder):
@@ -278,13 +279,19 @@ def _rows_of(points: np.ndarray, spots: np.ndarray) -> np.ndarray | None:
     return None if None in rows else np.array(rows)
 
 
-def _pooled(
-    section: AnnData, settings: config.MapInput, points: np.ndarray, device: str
+def raw_features(
+    section: AnnData, settings: config.MapInput, points: np.ndarray, device: str = "auto"
 ) -> np.ndarray:
-    """All blocks side by side as they are, float32 (points, channels), kept on disk by content."""
+    """What :func:`pooled_features` gives before scaling, its blocks side by side.
+
+    Returns
+    -------
+    ndarray, float32, (points, channels)
+        Kept on disk by content.
+    """
     widths = settings.widths_um
     key = store.content_key(
-        code_hash(__name__, "_pooled"),
+        code_hash(__name__, "raw_features"),
         sections.image_key(section),
         points,
         sections.um_per_px(section),
@@ -411,7 +418,9 @@ def _slide_maps(
         key = (tile.shape, *colour.tolist()) if (tile == colour).all() else None
         found = blank.get(key)
         if found is None:
-            found = encoder.maps(torch.from_numpy(np.ascontiguousarray(tile))[None].to(device))
+            with runtime.autocast(device):
+                pixels_on = torch.from_numpy(np.ascontiguousarray(tile))[None].to(device)
+                found = [level.float() for level in encoder.maps(pixels_on)]
         if key is not None:
             blank[key] = found
         for (_, s, _), whole, part in zip(levels, maps, found, strict=True):

@@ -19,6 +19,7 @@ from heclip_lite import (
     encoders,
     genes,
     networks,
+    ranks,
     retrieval,
     runtime,
     store,
@@ -232,7 +233,7 @@ class HECLIP(Trained):
         return networks.ContrastiveModel(encoder, head, nn.Linear(width, self.contrast.dim))
 
     def _objective(self, model: nn.Module, images: Tensor, spots: Tensor) -> Tensor:
-        image, spot = model(images, spots)
+        image, spot = map(ranks.gather, model(images, spots))
         loss = LOSSES[self.contrast.loss]
         # The softmax is sensitive to rounding: leave autocast before it.
         return loss(
@@ -292,12 +293,13 @@ class HECLIP(Trained):
         prediction, spread = (np.mean(parts, axis=0) for parts in zip(*results, strict=True))
         return prediction, spread
 
-    def _predict(self, section: AnnData) -> np.ndarray:
+    def _predict_images(self, images: Tensor) -> np.ndarray:
         k = len(self.bank) if self.decode.k is None else self.decode.k
+        queries = (self._embed(model, images) for model in self.models)
         return np.mean(
             [
                 retrieval.impute(query, reference, self.bank, k=k, weights=self.decode.weights)
-                for query, reference in zip(self.embed(section), self.references, strict=True)
+                for query, reference in zip(queries, self.references, strict=True)
             ],
             axis=0,
         )
@@ -365,16 +367,17 @@ class HECLIP(Trained):
             if store.file_hash(folder / "heclip.safetensors") != record["sha256"]:
                 raise ValueError("heclip.safetensors is not the file heclip.json was written for")
             tensors = load_file(folder / "heclip.safetensors")
+            saved = genes.GenePanel.from_dict(record["panel"])
+            made = cls._from_record(record)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"There is no saved model in {folder} ({error.filename} is missing); "
                 "train one and call save."
             ) from error
-        except (ValueError, KeyError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ValueError(
                 f"The saved model in {folder} is damaged ({error}); train and save it again."
             ) from error
-        saved = genes.GenePanel.from_dict(record["panel"])
         if panel is not None and saved.genes != panel.genes:
             shared = len(set(saved.genes) & set(panel.genes))
             raise ValueError(
@@ -382,16 +385,6 @@ class HECLIP(Trained):
                 f"genes, of which {shared} are among the {len(panel.genes)} wanted. "
                 "Train on this panel, or predict with the saved one."
             )
-        (kind, image), *_ = record["image"].items()
-        made = cls.__new__(cls)
-        HECLIP.__init__(
-            made,
-            config.from_dict(config.INPUTS[kind], image),
-            config.from_dict(config.Contrast, record["contrast"]),
-            config.from_dict(config.Decode, record["decode"]),
-            config.from_dict(config.Training, record["settings"]),
-            members=record["members"],
-        )
         made.panel, made.setting, made.history = saved, record["setting"], record["history"]
         made.bank = tensors["bank"].numpy()
         made.references = [tensors[f"reference.{i}"].numpy() for i in range(made.members)]
@@ -407,6 +400,21 @@ class HECLIP(Trained):
             model.load_state_dict(state)
             made.models.append(model.eval())
         made._fitted = True
+        return made
+
+    @classmethod
+    def _from_record(cls, record: dict[str, Any]) -> Self:
+        """An unfitted method with the settings that `save` wrote."""
+        ((kind, image),) = record["image"].items()
+        made = cls.__new__(cls)
+        HECLIP.__init__(
+            made,
+            config.from_dict(config.INPUTS[kind], image),
+            config.from_dict(config.Contrast, record["contrast"]),
+            config.from_dict(config.Decode, record["decode"]),
+            config.from_dict(config.Training, record["settings"]),
+            members=record["members"],
+        )
         return made
 
     def _spot_width(self) -> int:

@@ -151,9 +151,8 @@ class Regression(Trained):
         return -likelihood.mean()
 
     @torch.inference_mode()
-    def _predict(self, section: AnnData) -> np.ndarray:
+    def _predict_images(self, images: Tensor) -> np.ndarray:
         device = runtime.pick_device(self.settings.device)
-        images = self._images(section)
         total = 0.0
         for model in self.models:
             model.eval().to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 
 
@@ -35,6 +35,13 @@ def pick_device(device: str = "auto") -> str:
 def pick_precision(device: str) -> str:
     """Fabric's precision name: bfloat16 autocast on CUDA, where it pays, else plain float32."""
     return "bf16-mixed" if device == "cuda" else "32-true"
+
+
+def autocast(device: str) -> AbstractContextManager:
+    """bfloat16 where it pays (CUDA); elsewhere nothing changes."""
+    import torch
+
+    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else nullcontext()
 
 
 @lru_cache(maxsize=1)

@@ -87,7 +87,10 @@ class Trained(Method):
 
     def _frozen(self, section: AnnData) -> np.ndarray:
         """What a frozen description says of each spot or point, float32 (points, features)."""
-        blocks = self._blocks(section)
+        return self._taken(self._blocks(section))
+
+    def _taken(self, blocks: list[np.ndarray]) -> np.ndarray:
+        """What a network takes of a description, float32 (points, features)."""
         if isinstance(self.image, config.PatchInput):
             return blocks[0]
         return self.kernel.transform(blocks)
@@ -99,6 +102,18 @@ class Trained(Method):
                 patches.cut_patches(section, width_um=self.image.width_um, size=self.image.size)
             )
         return torch.from_numpy(self._frozen(section))
+
+    def _predict(self, section: AnnData) -> np.ndarray:
+        return self._predict_images(self._images(section))
+
+    def _predict_described(self, blocks: list[np.ndarray]) -> np.ndarray:
+        if self._encodes:
+            return super()._predict_described(blocks)
+        return self._predict_images(torch.from_numpy(self._taken(blocks)))
+
+    def _predict_images(self, images: Tensor) -> np.ndarray:
+        """(spots, genes) from what `_images` gives."""
+        raise TypeError(f"{type(self).__name__} needs to see the whole slide.")
 
     def _train_members(
         self,

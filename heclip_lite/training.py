@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from heclip_lite import runtime, store
+from heclip_lite import ranks, runtime, store
 from heclip_lite.config import Training, as_dict
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -34,7 +34,11 @@ def flip_and_turn(pixels: Tensor, generator: torch.Generator) -> Tensor:
     generator
         CPU generator the choices are drawn from, on whatever device the batch lies.
     """
-    choice = torch.rand(3, len(pixels), generator=generator) < 0.5
+    return _turned(pixels, torch.rand(3, len(pixels), generator=generator) < 0.5)
+
+
+def _turned(pixels: Tensor, choice: Tensor) -> Tensor:
+    """The view of each patch that `choice`, bool (3, batch), names."""
     choice = choice.to(pixels.device)[..., None, None, None]  # (3, batch, 1, 1, 1)
     pixels = torch.where(choice[0], pixels.flip(1), pixels)
     pixels = torch.where(choice[1], pixels.flip(2), pixels)
@@ -55,6 +59,8 @@ def train(
     """Train `model` in place with AdamW and return one record per epoch.
 
     On the CPU the same call gives the same numbers, also when it was stopped and resumed.
+    Started by ``torchrun``, each process takes an equal part of every batch; a batch stays as large
+    as `settings` say, and so do its loss and its gradient (see :mod:`heclip_lite.ranks`).
 
     Parameters
     ----------
@@ -86,8 +92,9 @@ def train(
     Raises
     ------
     ValueError
-        If there are fewer spots than a batch, inputs and targets differ in length,
-        patience is set without validation, or the checkpoint belongs to another training.
+        If there are fewer spots than a batch, inputs and targets differ in length, a batch cannot
+        be divided among the processes, patience is set without validation, or the checkpoint
+        belongs to another training.
     FloatingPointError
         If the loss stops being finite.
     """
@@ -102,35 +109,45 @@ def train(
     device = runtime.pick_device(settings.device)
     precision = settings.precision
     precision = runtime.pick_precision(device) if precision == "auto" else precision
-    fabric = Fabric(accelerator=device, devices=1, precision=precision)
+    fabric = _fabric(device, precision)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    wrapped, optimiser = fabric.setup(model, optimiser)
+    if ranks.size() > 1 and device == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    shown_model = torch.compile(model) if settings.compile else model
+    wrapped, optimiser = fabric.setup(shown_model, optimiser)
     order = torch.Generator().manual_seed(settings.seed)
     torch.manual_seed(settings.seed)  # dropout draws from the global generator
 
     state = _State(model, optimiser, order, checkpoint, _identity(model, training, settings))
     history = state.load()
     epochs = range(len(history), settings.epochs)
-    with tqdm(epochs, desc=description, unit="epoch", leave=False, initial=len(history)) as shown:
+    rank, size = ranks.rank(), ranks.size()
+    look = {"leave": False, "initial": len(history), "disable": rank > 0 or None}
+    with tqdm(epochs, desc=description, unit="epoch", **look) as shown:
         for epoch in shown:
             if _should_stop(history, settings.patience):
                 break
             wrapped.train()
+            if size > 1:  # dropout differs between ranks, and does not hang on earlier epochs
+                torch.manual_seed(settings.seed + size * epoch + rank)
             total, steps = 0.0, 0
             for rows in torch.randperm(len(inputs), generator=order).split(settings.batch_size):
                 if len(rows) < settings.batch_size:
                     break  # a smaller batch would be an easier contrast
-                batch = fabric.to_device(inputs[rows])
+                own = slice(rank, None, size)
+                batch = fabric.to_device(inputs[rows[own]])
                 if augment:
-                    batch = flip_and_turn(batch, order)
-                loss = objective(wrapped, batch, fabric.to_device(targets[rows]))
+                    batch = _turned(
+                        batch, (torch.rand(3, len(rows), generator=order) < 0.5)[:, own]
+                    )
+                loss = objective(wrapped, batch, fabric.to_device(targets[rows[own]]))
                 optimiser.zero_grad()
                 fabric.backward(loss)
                 optimiser.step()
                 total, steps = total + loss.detach(), steps + 1
-            record = {"epoch": epoch + 1, "loss": float(total) / steps}
+            record = {"epoch": epoch + 1, "loss": float(ranks.mean(total)) / steps}
             if not torch.isfinite(torch.tensor(record["loss"])):
                 raise FloatingPointError(
                     f"The loss of epoch {epoch + 1} is {record['loss']}. "
@@ -143,13 +160,38 @@ def train(
                 {k: f"{v:.3f}" for k, v in record.items() if k != "epoch"}, refresh=False
             )
             state.save(history)
+            ranks.wait()
     if validation is not None and settings.patience is not None:
         state.restore_best()
     model.eval()
     return history
 
 
+def _fabric(device: str, precision: str) -> Fabric:
+    """One process, or those that ``torchrun`` started."""
+    if ranks.size() == 1:
+        return Fabric(accelerator=device, devices=1, precision=precision)
+    from lightning_fabric.strategies import DDPStrategy
+
+    devices, machines = ranks.here()
+    strategy = DDPStrategy(find_unused_parameters=True)
+    fabric = Fabric(
+        accelerator=device,
+        devices=devices,
+        num_nodes=machines,
+        precision=precision,
+        strategy=strategy,
+    )
+    fabric.launch()
+    return fabric
+
+
 def _check_pair(inputs: Tensor, targets: Tensor, settings: Training) -> None:
+    if settings.batch_size % ranks.size():
+        raise ValueError(
+            f"A batch of {settings.batch_size} cannot be divided among {ranks.size()} processes; "
+            f"choose a batch_size that is a multiple of {ranks.size()}."
+        )
     if len(inputs) != len(targets):
         raise ValueError(f"There are {len(inputs)} inputs but {len(targets)} targets.")
     if len(inputs) < settings.batch_size:
@@ -170,7 +212,8 @@ def _evaluate(
         for pair_rows in zip(pair[0].split(size), pair[1].split(size), strict=True)
         if len(pair_rows[0]) == size
     ]
-    losses = [objective(model, *map(fabric.to_device, batch)).item() for batch in batches]
+    with ranks.alone():
+        losses = [objective(model, *map(fabric.to_device, batch)).item() for batch in batches]
     return sum(losses) / len(losses)
 
 
@@ -216,7 +259,7 @@ class _State:
     def save(self, history: list[dict[str, float]]) -> None:
         if "validation" in history[-1] and _best_epoch(history) == len(history) - 1:
             self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-        if self.folder is None:
+        if self.folder is None or ranks.rank() > 0:
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "heclip_lite"
 FLOORS = {
-    "ground": ["config", "store", "codehash", "download", "runtime"],
+    "ground": ["config", "store", "codehash", "download", "ranks", "runtime"],
     "data": [
         "images",
         "contract",
@@ -84,6 +84,7 @@ HEAVY = {"torch", "timm", "scanpy", "squidpy", "spatialdata", "matplotlib", "sea
 # What these modules are about; the others import heavy packages inside functions.
 MAY_IMPORT = {
     "torch": {
+        "ranks",
         "encoders",
         "losses",
         "networks",

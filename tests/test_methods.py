@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from heclip_lite import config, evaluation, genes, methods, sections
+from heclip_lite import config, evaluation, features, genes, methods, sections
 
 ENCODER = config.Encoder("test_resnet")
 MAPS = config.MapInput(ENCODER, um_per_px=(2.4,), widths_um=(50.0, 150.0), components=32)
@@ -201,3 +201,19 @@ def test_settings_survive_json():
         assert config.from_dict(type(settings), json.loads(text)) == settings
     with pytest.raises(ValueError, match="Training has no setting lr; it has"):
         config.from_dict(config.Training, {"lr": 1})
+
+
+def test_points_described_elsewhere_are_predicted_alike(small_sections):
+    """A slide read in tiles is described piece by piece; the prediction must not know."""
+    training, test = small_sections[:2], sections.hide_expression(small_sections[2])
+    for method in (
+        methods.HECLIP.recommended(MAPS, QUICK, members=1),
+        methods.KernelRidge(MAPS),
+        methods.Ridge(MAPS),
+        methods.Average([methods.Ridge(MAPS), methods.KernelRidge(MAPS)]),
+    ):
+        fitted = method.fit(training)
+        found = fitted.predict_described(features.describe(test, MAPS))
+        np.testing.assert_allclose(found, fitted.predict(test), rtol=1e-6, atol=1e-6)
+    with pytest.raises(TypeError, match="Mean needs more than a description"):
+        methods.Mean().fit(training).predict_described([])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -69,7 +70,12 @@ def spread(work: Callable[..., Any], jobs: Iterable[tuple], *, label: str) -> fl
     with notebook_environment():
         os.environ.update(environment)  # inherited by the processes
         try:
-            with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(
+                cores,
+                mp_context=get_context("spawn"),
+                initializer=_end_with,
+                initargs=(os.getpid(),),
+            ) as pool:
                 waiting = [pool.submit(work, *job) for job in jobs]
                 try:
                     for done in tqdm(
@@ -84,6 +90,17 @@ def spread(work: Callable[..., Any], jobs: Iterable[tuple], *, label: str) -> fl
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
             spent = _add_seconds(label, time.perf_counter() - started)
     return spent
+
+
+def _end_with(parent: int) -> None:
+    """Let a process end when the one that started it was killed, rather than work on unseen."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _add_seconds(label: str, seconds: float) -> float:
