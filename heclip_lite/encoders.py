@@ -265,11 +265,16 @@ def pooled_features(
     rows = _rows_of(points, spots)
     values = raw_features(section, settings, points, device) if rows is None else known[rows]
     values = (values - known.mean(0)) / (known.std(0) + 1e-6)
+    edges = np.cumsum(block_sizes(settings))[:-1]
+    return np.split(values.astype(np.float32), edges, axis=1)
+
+
+def block_sizes(settings: config.MapInput) -> list[int]:
+    """Channels of each block that :func:`pooled_features` gives."""
     sizes: list[int] = []
     for stride, channels in _strides_and_channels(settings.encoder):
         sizes += [channels] * len(settings.widths_um) * (2 if stride < 32 else 1)
-    edges = np.cumsum(sizes * len(settings.um_per_px))[:-1]
-    return np.split(values.astype(np.float32), edges, axis=1)
+    return sizes * len(settings.um_per_px)
 
 
 def _rows_of(points: np.ndarray, spots: np.ndarray) -> np.ndarray | None:
