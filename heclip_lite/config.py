@@ -323,7 +323,7 @@ class Training:
     seed
         Of weights, order, augmentation and dropout.
     compile
-        Compile the network with ``torch.compile`` first: a minute that pays in long trainings.
+        Compile the network with ``torch.compile`` first; meant for long trainings on CUDA.
     """
 
     epochs: int = 15
