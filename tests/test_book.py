@@ -28,6 +28,7 @@ PROSE = [
     "references",
     "api",
     "benchmark",
+    "benchmark_dense",
     "status",
 ]
 MODULES = sorted(p.stem for p in (ROOT / "heclip_lite").glob("*.py") if p.stem[0] != "_")

@@ -27,6 +27,8 @@ CHAPTERS = [
     "03_imputation",
     "04_ablations",
     "05_honest_evaluation",
+    "06_high_resolution",
+    "07_spatial_domains",
 ]
 # Each chapter's level-two headings begin with these words, in this order.
 SKELETON = [

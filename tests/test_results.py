@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from heclip_lite import ablations, evaluation, ledger, recipes, switches
+from heclip_lite import (
+    ablations,
+    dense_ledger,
+    domains,
+    evaluation,
+    ledger,
+    recipes,
+    recovery,
+    sections,
+    switches,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
@@ -36,6 +46,9 @@ def test_the_tables_are_there():
         *("contest_her2st", "ledger_her2st", "ablations_her2st", "tried"),
         *("contest_synthetic", "ledger_synthetic"),
         *("ceilings_her2st", "intervals_her2st", "audit_her2st"),
+        *("recovery_her2st", "recovery_synthetic", "intervals_recovery_her2st"),
+        *("resolution_synthetic", "dense_ledger_her2st", "dense_ledger_synthetic"),
+        *("domains_her2st", "domains_dlpfc", "domains_synthetic"),
     }
 
 
@@ -152,6 +165,68 @@ def test_a_quick_run_is_compared_row_by_row(tools):
     quick = committed[chosen].assign(value=committed.loc[chosen, "value"] + 0.1)
     both = run_contest.compare(quick, committed)
     assert len(both) and np.allclose(both["difference"], 0.1)
+
+
+@pytest.mark.parametrize("data", ["her2st", "synthetic"])
+def test_recovery_has_every_method_under_every_holdout(data):
+    found = table(f"recovery_{data}")
+    assert list(found.columns) == recovery.COLUMNS
+    assert set(found["holdout"]) == set(recovery.HOLDOUTS)
+    assert set(found["scope"]) == {"heldout", "all"}
+    everyone = {*recipes.within_slide(recipes.Size(), 1.0), recovery.CEILING}
+    for _, part in found.groupby(["section", "holdout"]):
+        assert set(part["method"]) == everyone
+    assert not found.duplicated(recovery.COLUMNS[:-1]).any()
+    if data == "her2st":
+        assert set(found["section"]) == {"A1", "A2", "B4", "C2", "C3", "C4", "C5", "C6"}
+    mean = found[(found["method"] == "mean") & (found["metric"] == "pearson")]
+    assert (mean["value"] == 0).all()
+
+
+def test_every_method_meets_the_truth_between_the_spots():
+    found = table("resolution_synthetic")
+    assert set(found["factor"]) == set(recovery.FACTORS)
+    assert set(found["method"]) == set(recipes.within_slide(recipes.Size(), 1.0))
+    pitch = found.groupby(["section", "factor"])["pitch_um"].first().unstack()
+    for factor in recovery.FACTORS:
+        np.testing.assert_allclose(pitch[1] / pitch[factor], factor**0.5, rtol=1e-4)
+
+
+def test_the_dense_ledger_has_every_choice_both_ways():
+    for data in ("her2st", "synthetic"):
+        found = table(f"dense_ledger_{data}")
+        assert list(found.columns) == switches.COLUMNS
+        wanted = {(c, d) for c, d, _ in dense_ledger.configurations()}
+        assert set(zip(found["choice"], found["direction"], strict=True)) == wanted
+    assert "true" in set(table("dense_ledger_synthetic")["truth"])
+
+
+@pytest.mark.parametrize("data", ["her2st", "dlpfc", "synthetic"])
+def test_domains_have_every_input_and_method(tools, data):
+    from run_domains import ASKED, SEEDS, inputs_of
+
+    found = table(f"domains_{data}")
+    assert list(found.columns) == domains.COLUMNS
+    assert set(found["section"]) == set(ASKED[data])
+    assert set(found["input"]) == set(inputs_of(data))
+    assert set(found["seed"]) == set(SEEDS)
+    wanted = {m + s for m in domains.METHODS for s in ("", domains.SMOOTHED)}
+    assert set(found["method"]) == wanted
+    assert {"ari", "nmi", "homogeneity", "completeness", "macro_f1"} <= set(found["metric"])
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_one_recovery_measured_again_agrees(tools, her2st_dir):
+    from measure import read, size_of
+
+    (section,) = read("her2st", ("C6",))
+    methods = recipes.within_slide(size_of("her2st"), sections.um_per_px(section))
+    chosen = {name: methods[name] for name in ("kernel_ridge", "inverse_distance")}
+    found = recovery.recovery(chosen, section, ("block",), seeds=(0,))
+    both = found.merge(table("recovery_her2st"), on=recovery.COLUMNS[:-1], suffixes=("", "_was"))
+    assert len(both) == len(found)
+    assert (both["value"] - both["value_was"]).abs().max() < 0.01
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import benchmark_page
+import dense_page
 import nbformat
 import yaml
 from run_notebooks import result_files
@@ -33,7 +34,7 @@ def make_stage(data: str, profile: str, records: list[dict]) -> Path:
     for notebook in notebooks():
         executed = nbformat.read(folder / notebook.name, as_version=4)
         nbformat.write(for_the_site(executed), STAGE / "notebooks" / notebook.name)
-    for page in (benchmark_page,):
+    for page in (benchmark_page, dense_page):
         for marker, text in page.fill_in(STAGE / "book" / "_static").items():
             fill(STAGE / "book" / page.PAGE, marker, text)
     fill(STAGE / "book" / "status.md", "status-table", status_table(records, folder / "results"))
