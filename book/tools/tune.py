@@ -21,6 +21,7 @@ from results import COMMITTED, write_results
 from heclip_lite import config, evaluation, features, recipes, recovery, sections
 from heclip_lite.base import Method
 from heclip_lite.heclip import HECLIP
+from heclip_lite.histosge import PUBLISHED_TRAINING
 from heclip_lite.methods import (
     BLEEP,
     CLIP,
@@ -187,28 +188,57 @@ def within_slide() -> dict[str, Method]:
     }
 
 
-def groups() -> dict[str, tuple[dict[str, Method], tuple[str, ...]]]:
+def as_released() -> dict[str, Method]:
+    """HisToSGE as its code has it, and with fewer rounds; on one section, for it is slow."""
+    (section,) = read("her2st", TUNED_ON[-1:])
+    size, um_per_px = size_of("her2st"), sections.um_per_px(section)
+    return {
+        f"HisToSGE as released, {n} rounds": recipes.histosge_reference(
+            replace(size, dense_reference=replace(size.dense_reference, epochs=n)), um_per_px
+        )
+        for n in (30, 100, 300, PUBLISHED_TRAINING.epochs)
+    }
+
+
+Group = tuple[dict[str, Method], tuple[str, ...]]
+
+
+def groups() -> dict[str, Group]:
     """Candidates and the sections that are left out for them, by group."""
     return {"heads": (candidates(), TUNED_ON), "end to end": (end_to_end(), TUNED_ON[-1:])}
 
 
-def recover(name: str, section: str, holdout: str) -> pd.DataFrame:
+def groups_within() -> dict[str, Group]:
+    """Candidates and the sections whose spots are held out for them, by group."""
+    return {"part": (within_slide(), TUNED_ON), "as released": (as_released(), TUNED_ON[-1:])}
+
+
+def named(made: dict[str, Group], part: str) -> dict[str, Group]:
+    """The same groups, without candidates whose name does not hold `part`."""
+    return {
+        group: ({n: m for n, m in methods.items() if part.lower() in n.lower()}, over)
+        for group, (methods, over) in made.items()
+    }
+
+
+def recover(group: str, name: str, section: str, holdout: str) -> pd.DataFrame:
     """Score one candidate on the spots of one section that are held out."""
     (found,) = (s for s in read("her2st", TUNED_ON) if sections.name_of(s) == section)
-    return recovery.recovery({name: within_slide()[name]}, found, (holdout,), seeds=(WITHIN_SEED,))
+    method = groups_within()[group][0][name]
+    return recovery.recovery({name: method}, found, (holdout,), seeds=(WITHIN_SEED,))
 
 
-def within_scores(names: Iterable[str]) -> pd.DataFrame:
+def within_scores(group: str, names: Iterable[str], over: tuple[str, ...]) -> pd.DataFrame:
     """Mean correlations of each candidate on spots held out, a row per way to hold out."""
     rows = []
     for name in names:
         for holdout in WITHIN_HOLDOUTS:
-            table = pd.concat([recover(name, section, holdout) for section in TUNED_ON])
+            table = pd.concat([recover(group, name, section, holdout) for section in over])
             table = table[table["scope"] == "heldout"]
             mean = table.groupby(["metric", "gene_set"])["value"].mean()
             row = {"tried": name} | {s: mean["pearson", s] for s in COLUMNS}
             row |= {f"partial_{s}": mean["partial_pearson", s] for s in COLUMNS[:2]}
-            rows.append({**row, "split": holdout, "folds": " ".join(TUNED_ON), "seeds": 1})
+            rows.append({**row, "split": holdout, "folds": " ".join(over), "seeds": 1})
     return pd.DataFrame(rows)
 
 
@@ -250,12 +280,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="part of a name")
     arguments = parser.parse_args()
     keep_cache_in_build()
-    inside = [n for n in within_slide() if arguments.only.lower() in n.lower()]
-    chosen = {
-        group: ({n: m for n, m in made.items() if arguments.only.lower() in n.lower()}, held_out)
-        for group, (made, held_out) in groups().items()
-    }
-    inputs = recipes.inputs_of(chosen["heads"][0] | {n: within_slide()[n] for n in inside})
+    chosen, within = named(groups(), arguments.only), named(groups_within(), arguments.only)
+    described = chosen["heads"][0] | within["part"][0] | within["as released"][0]
+    inputs = recipes.inputs_of(described)
     slides = [(image, number) for number in range(len(TUNED_ON)) for image in inputs]
     seconds = spread(describe, slides, label=f"tried {arguments.only}, slides")
     todo = [
@@ -265,10 +292,17 @@ def main() -> int:
         for name in made
     ]
     seconds += spread(job, todo, label=f"tried {arguments.only}")
-    rest = [(n, s, h) for s in TUNED_ON for n in inside for h in WITHIN_HOLDOUTS]
+    rest = [
+        (group, name, section, holdout)
+        for group, (made, over) in reversed(within.items())  # the slow ones first
+        for section in over
+        for name in reversed(made)
+        for holdout in WITHIN_HOLDOUTS
+    ]
     seconds += spread(recover, rest, label=f"tried {arguments.only}, within slides")
     parts = [scores(*part) for part in chosen.values() if part[0]]
-    found = pd.concat([*parts, within_scores(inside)], ignore_index=True)
+    parts += [within_scores(group, *part) for group, part in within.items() if part[0]]
+    found = pd.concat(parts, ignore_index=True)
     print(found.round(3).to_string(index=False))
     if arguments.only:
         print(f"{COMMITTED.name}/tried.csv is written only when all are tried.")
