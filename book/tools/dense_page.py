@@ -187,9 +187,11 @@ def rounds_text() -> str:
         f"{value:.3f} after {int(n):,}"
         for n, value in table[["rounds", "hvg50"]].itertuples(index=False)
     )
+    best = int(table.loc[table["hvg50"].idxmax(), "rounds"])
+    more = f" More than {best:,} do not help it." if best < table["rounds"].max() else ""
     return (
         f"On {table['folds'].iloc[0]}, with half of its spots held out at random, that recipe "
-        f"reaches {scores} rounds on HVG-50."
+        f"reaches {scores} rounds on HVG-50.{more}"
     )
 
 
