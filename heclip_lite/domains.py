@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -152,8 +154,6 @@ def smoothed(section: AnnData, values: np.ndarray, rounds: int = 1) -> np.ndarra
 
 def neighbours(section: AnnData) -> sparse.csr_matrix:
     """Squidpy's graph of spots next to one another, (spots, spots), 0 or 1."""
-    import squidpy as sq
-
     from heclip_lite.lattice import lattice_of
 
     ring = 6 if lattice_of(section).kind == "hexagonal" else 4
@@ -162,10 +162,18 @@ def neighbours(section: AnnData) -> sparse.csr_matrix:
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        found = sq.gr.spatial_neighbors_grid(bare, n_neighs=ring, copy=True)
+        found = _squidpy().gr.spatial_neighbors_grid(bare, n_neighs=ring, copy=True)
     finally:
         logger.setLevel(level)
     return found.connectivities.tocsr()
+
+
+def _squidpy() -> ModuleType:
+    """Squidpy, without the warnings about its own docstrings that the first import gives."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* is not a valid key", SyntaxWarning)
+        import squidpy
+    return squidpy
 
 
 def _kmeans(values: np.ndarray, n_domains: int, seed: int) -> np.ndarray:
@@ -323,11 +331,9 @@ def enrichment(section: AnnData, key: str = "found", *, seed: int = 0) -> pd.Dat
     DataFrame, (groups, groups)
         z-scores of the number of neighbouring pairs.
     """
-    import squidpy as sq
-
     graph = AnnData(obs=section.obs[[key]].copy())
     graph.obsp["spatial_connectivities"] = neighbours(section)
-    counted = sq.gr.nhood_enrichment(
+    counted = _squidpy().gr.nhood_enrichment(
         graph, cluster_key=key, seed=seed, show_progress_bar=False, copy=True
     )
     names = section.obs[key].cat.categories
