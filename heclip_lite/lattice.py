@@ -13,6 +13,7 @@ from heclip_lite import registration, sections
 _REACH = 1.8  # pitches within which neighbours are looked for: hexagons and squares, diagonals too
 _COMMON = 0.25  # share of spots that must have a step for it to belong to the lattice
 _OFF = 0.25  # pitches that a spot may lie off its place on the lattice
+_FRACTION = 4  # decimals of array coordinates that count
 _TIE = 0.02  # lengths closer than this share count as equal
 _STEPS = {"hexagonal": ((2, 0), (1, 1)), "square": ((1, 0), (0, 1))}  # (column, row)
 
@@ -114,7 +115,7 @@ def lattice_of(section: AnnData, kind: str = "auto") -> Lattice:
         raise ValueError(
             f"{place} has {section.n_obs} spots; 4 or more are needed to recognise a lattice."
         )
-    where, places = coordinates(section).round(), registration.positions_um(section)
+    where, places = coordinates(section), registration.positions_um(section)
     centred = where - where.mean(axis=0)
     if np.linalg.matrix_rank(centred) < 2:
         raise ValueError(f"{place}: no lattice is recognisable, for all spots lie on one line.")
@@ -130,7 +131,7 @@ def lattice_of(section: AnnData, kind: str = "auto") -> Lattice:
     if kind != "auto":
         return Lattice(np.array(_STEPS[kind], dtype=float), to_um)
     pairs = cKDTree(places).query_pairs(_REACH * pitch, output_type="ndarray")
-    ways = where[pairs[:, 1]] - where[pairs[:, 0]]
+    ways = (where[pairs[:, 1]] - where[pairs[:, 0]]).round(_FRACTION)  # of dense points: thirds
     down = (ways[:, 1] > 0) | ((ways[:, 1] == 0) & (ways[:, 0] > 0))
     ways, counts = np.unique(np.where(down[:, None], ways, -ways), axis=0, return_counts=True)
     ways = ways[counts >= _COMMON * section.n_obs]

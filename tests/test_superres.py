@@ -95,6 +95,9 @@ def test_lattices_are_recognised_in_any_direction(kind, turn):
     dense = superres.fill_in(section, 9, clip=False)
     assert dense.n_obs == 9 * section.n_obs
     assert len(as_set(arrays(dense))) == dense.n_obs, "no two points in one place"
+    finer = lattice.lattice_of(dense)
+    assert finer.kind == kind, "a dense section has a lattice of its own"
+    np.testing.assert_allclose(finer.pitch_um, 100 / 3, rtol=0.02)
 
 
 def test_points_are_clipped_to_tissue_but_spots_stay(recorded):
