@@ -19,7 +19,7 @@ from heclip_lite.histosge import HisToSGE
 SIDE_UM = 3000.0
 PITCHES_UM = (80.0, 40.0, 20.0, 10.0)
 TURNS = 2
-LARGE_UM, LARGE_GENES = 6300.0, 1000  # about 4,600 spots
+LARGE_UM, LARGE_GENES = 7900.0, 1000  # about 4,600 spots
 
 
 def peak_gib() -> float:
