@@ -158,11 +158,12 @@ def neighbours(section: AnnData) -> sparse.csr_matrix:
 
     ring = 6 if lattice_of(section).kind == "hexagonal" else 4
     bare = AnnData(obs=section.obs[[]].copy(), obsm={"spatial": section.obsm["spatial"]})
+    squidpy = _squidpy()  # sets the level below when it is first imported
     logger = logging.getLogger("spatialdata._logging")  # squidpy's, which tells of every graph
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        found = _squidpy().gr.spatial_neighbors_grid(bare, n_neighs=ring, copy=True)
+        found = squidpy.gr.spatial_neighbors_grid(bare, n_neighs=ring, copy=True)
     finally:
         logger.setLevel(level)
     return found.connectivities.tocsr()

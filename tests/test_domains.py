@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,3 +149,13 @@ def test_bands_touch_themselves_more_than_chance(drawn):
     assert (np.diag(table) > 5).all()
     left, right = (found.obs["found"][band == b].mode()[0] for b in (0, 2))
     assert table.loc[left, right] < -5, "the outer bands do not touch"
+
+
+def test_the_first_graph_of_a_process_is_made_in_silence():
+    code = (
+        "from heclip_lite import domains, tissue\n"
+        "section = tissue.synthetic_sections(1, 1, size_um=700, n_genes=60)[0]\n"
+        "assert domains.neighbours(section).nnz\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
