@@ -93,7 +93,7 @@ lint: setup
 
 lock:
 	@command -v uv >/dev/null 2>&1 || { echo "make lock needs uv: pip install uv"; exit 1; }
-	uv pip compile $(UPGRADE) pyproject.toml --extra book --extra dev --universal --python-version 3.11 \
+	uv pip compile $(UPGRADE) pyproject.toml --extra book --extra dev --extra scale --universal --python-version 3.11 \
 	  --no-header --no-annotate --no-emit-index-url --output-file requirements.txt
 
 clean:
