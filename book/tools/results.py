@@ -32,6 +32,7 @@ MADE_BY = {
     "domains": ("recipes.everyone", "recipes.histosge", "domains.compare"),
     "resolution": ("recipes.within_slide", "recovery.generation"),
     "dense": ("dense_ledger.ledger",),
+    "speed": ("training.train", "patches.cut_patches", "runtime"),
 }
 
 

@@ -1,0 +1,189 @@
+"""Jobs that are killed at random moments, and what runs them: each job in a process of its own.
+
+``python tests/killing.py JOB FOLDER`` does a job from where FOLDER stands and says ``ready`` when
+the work itself begins, so that a kill hits the work and not the import of its libraries.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 600  # seconds after which a job counts as stuck
+
+
+def ready() -> None:
+    """Tell whoever kills this job that its work begins."""
+    print("ready", flush=True)
+
+
+def train(folder: Path) -> None:
+    """A small network for many epochs, with its state on disk after each."""
+    import torch
+
+    from heclip_lite import config, losses, networks, training
+    from heclip_lite.store import atomic_path
+
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randn(256, 24, generator=generator)
+    spots = torch.rand(256, 8, generator=generator)
+    torch.manual_seed(0)
+    model = networks.heclip_hvg(torch.nn.Identity(), 24, 8, dropout=0.2)
+    ready()
+    history = training.train(
+        model,
+        (pictures, spots),
+        lambda net, x, y: losses.image_centric_loss(*net(x, y)),
+        config.Training(epochs=60, batch_size=32, device="cpu"),
+        checkpoint=folder / "states",
+    )
+    values = {name: value.numpy() for name, value in model.state_dict().items()}
+    with atomic_path(folder / "result.npz") as temporary:
+        np.savez(temporary, loss=[record["loss"] for record in history], **values)
+
+
+def contest(folder: Path) -> None:
+    """Several methods on several folds; each prediction stays on disk."""
+    from heclip_lite import config, evaluation, methods, store, tissue
+
+    os.environ["HECLIP_LITE_CACHE"] = str(folder / "cache")
+    sections = tissue.synthetic_sections(2, 2, size_um=700, n_genes=60, seed=1)
+    heads = config.Training(epochs=15, batch_size=16, device="cpu")
+    maps = config.MapInput(um_per_px=(4.0,), components=8)
+    entered = {
+        "heclip": methods.HECLIP.recommended(maps, heads, members=2),
+        "ridge": methods.Ridge(maps),
+        "position": methods.Position(),
+        "mean": methods.Mean(),
+    }
+    ready()
+    table = evaluation.contest(
+        entered, sections, evaluation.leave_one_out(sections, "section"), seeds=(0, 1)
+    )
+    with store.atomic_path(folder / "result.csv") as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def download(folder: Path) -> None:
+    """Files from a slow server of this machine, which FOLDER/address names."""
+    import json
+
+    from heclip_lite import download as downloads
+    from heclip_lite import store
+
+    os.environ["HECLIP_LITE_DATA"] = str(folder / "data")
+    asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
+    ready()
+    paths = downloads.fetch(
+        "slow", list(asked["files"]), address=asked["address"], registry=asked["files"]
+    )
+    store.write_json(folder / "result.json", {p.name: store.file_hash(p) for p in paths})
+
+
+JOBS: dict[str, Callable[[Path], None]] = {job.__name__: job for job in (train, contest, download)}
+
+
+def start(command: Sequence[str], **options) -> subprocess.Popen:
+    """Start a job in a process group of its own, so that all it started can be killed with it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    environment.update(options.pop("env", {}))
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+        **options,
+    )
+
+
+def command_of(job: str, folder: Path) -> list[str]:
+    """The command line of a job of this file."""
+    return [sys.executable, __file__, job, str(folder)]
+
+
+def kill(process: subprocess.Popen) -> None:
+    """``kill -9`` a process and all it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def survive(
+    command: Sequence[str],
+    *,
+    kills: int,
+    seed: int,
+    seconds: float,
+    begins: str | None = "ready",
+    **options,
+) -> int:
+    """Run a command, killing it `kills` times at random moments, then let it end.
+
+    Parameters
+    ----------
+    seconds
+        How long the work takes uninterrupted; a kill comes within this time after the work began.
+    begins
+        The line by which the command says that its work begins; None: it begins at once.
+
+    Returns
+    -------
+    int
+        How many kills hit the work before it had ended.
+    """
+    rng = np.random.default_rng(seed)
+    hits = 0
+    for _ in range(kills):
+        process = start(command, **options)
+        if begins is not None:
+            wait_for(process, begins)
+        deadline = time.monotonic() + rng.uniform(0.02, 0.6) * seconds
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        hits += process.poll() is None
+        kill(process)
+    process = start(command, **options)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, f"the last run of {command} failed"
+    return hits
+
+
+def wait_for(process: subprocess.Popen, line: str) -> None:
+    """Until the process says that its work begins."""
+    watchdog = threading.Timer(PATIENCE, kill, [process])
+    watchdog.start()
+    try:
+        for said in process.stdout:
+            if said.startswith(line):
+                return
+    finally:
+        watchdog.cancel()
+    raise AssertionError(f"{process.args} ended before its work began")
+
+
+def timed(command: Sequence[str], *, begins: str = "ready", **options) -> float:
+    """Run a command to its end; return the seconds its work took."""
+    process = start(command, **options)
+    wait_for(process, begins)
+    clock = time.perf_counter()
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, f"{command} failed"
+    return time.perf_counter() - clock
+
+
+if __name__ == "__main__":
+    JOBS[sys.argv[1]](Path(sys.argv[2]))

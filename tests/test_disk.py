@@ -1,0 +1,113 @@
+"""A disk that is full and a folder that cannot be written: a message, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from killing import ROOT, command_of
+
+from heclip_lite import store
+
+SMALL = 4096  # bytes that a file may have where the disk is "full"
+
+
+def run(command: list[str], **options) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, **options
+    )
+
+
+def full_disk() -> None:
+    """Let no file of this process grow beyond a few kilobytes, as a full disk does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, SMALL))
+
+
+def complete_files(folder: Path) -> None:
+    """Every file under `folder` can be read whole, and none is left from an unfinished write."""
+    for path in folder.rglob("*"):
+        assert not (path.is_file() and path.name.startswith(".")), f"left behind: {path}"
+        if path.suffix == ".npy":
+            np.load(path, allow_pickle=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["train", "contest"])
+def test_a_full_disk_stops_the_work_and_what_is_there_stays_whole(job, tmp_path):
+    stopped = run(command_of(job, tmp_path), preexec_fn=full_disk)
+    assert stopped.returncode != 0
+    assert "OSError" in stopped.stderr or "File too large" in stopped.stderr
+    complete_files(tmp_path)
+    again = run(command_of(job, tmp_path))
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert list(tmp_path.glob("result.*"))
+
+
+def test_an_unfinished_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "record.json"
+    store.write_json(path, {"finished": True})
+    with pytest.raises(OSError), store.atomic_path(path) as temporary:
+        temporary.write_text("half", encoding="utf-8")
+        raise OSError(28, os.strerror(28), str(temporary))
+    assert path.read_text(encoding="utf-8").strip().startswith('{\n  "finished"')
+    assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+def read_only(folder: Path, command: list[str]) -> list[str]:
+    """`command` where `folder` cannot be written; root may write anywhere but on such a mount."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        folder.chmod(0o555)
+        return command
+    mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", mount, str(folder), *command]
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_named(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    done = run(read_only(folder, command_of("train", folder)))
+    folder.chmod(0o755)
+    assert done.returncode != 0
+    assert str(folder) in done.stderr, done.stderr[-500:]
+    assert "Read-only file system" in done.stderr or "Permission denied" in done.stderr
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.slow
+def test_data_may_lie_in_a_read_only_folder(tmp_path):
+    folder = tmp_path / "data"
+    (folder / "slow").mkdir(parents=True)
+    (folder / "slow" / "part0.bin").write_bytes(b"held")
+    code = (
+        "from heclip_lite import download, store\n"
+        f"path = {str(folder / 'slow' / 'part0.bin')!r}\n"
+        "found = download.fetch('slow', ['part0.bin'], address='http://127.0.0.1:9/',"
+        " registry={'part0.bin': store.file_hash(path)})\n"
+        "print(found[0])\n"
+    )
+    os.environ["HECLIP_LITE_DATA"] = str(folder)
+    try:
+        done = run(read_only(folder, [sys.executable, "-c", code]))
+    finally:
+        del os.environ["HECLIP_LITE_DATA"]
+        folder.chmod(0o755)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().endswith("part0.bin")
+
+
+def test_no_pickle_is_ever_loaded():
+    """Nothing in the package, the tools or the notebooks loads or writes a pickle."""
+    words = ("pickle.load", "torch.load(", "joblib.load", "allow_pickle=True", "read_pickle")
+    folders = ("heclip_lite", "book/tools", "notebooks")
+    for path in (p for folder in folders for p in (ROOT / folder).rglob("*")):
+        if path.suffix in {".py", ".ipynb"}:
+            text = path.read_text(encoding="utf-8")
+            assert not [word for word in words if word in text], path

@@ -1,0 +1,129 @@
+"""``kill -9`` at random moments, then again: every job ends where an undisturbed one ends."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+from killing import ROOT, command_of, start, survive, timed, wait_for
+
+pytestmark = pytest.mark.slow
+KILLS = 5  # of each job; four jobs and the notebooks make more than twenty
+
+
+def leftovers(folder) -> list[str]:
+    """Files of the kind that a write leaves before it is complete."""
+    return [str(p.relative_to(folder)) for p in folder.rglob(".*") if p.is_file()]
+
+
+def test_training_ends_with_the_same_parameters(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    seconds = timed(command_of("train", whole))
+    hits = survive(command_of("train", killed), kills=KILLS, seed=1, seconds=seconds)
+    assert hits >= 3, "the kills must hit the work"
+    with np.load(whole / "result.npz") as right, np.load(killed / "result.npz") as found:
+        assert set(right) == set(found)
+        for name in right:
+            np.testing.assert_array_equal(found[name], right[name])
+
+
+def test_a_contest_ends_with_the_same_table(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    seconds = timed(command_of("contest", whole))
+    hits = survive(command_of("contest", killed), kills=KILLS, seed=2, seconds=seconds)
+    assert hits >= 3
+    assert (killed / "result.csv").read_bytes() == (whole / "result.csv").read_bytes()
+
+
+class _Slow(http.server.BaseHTTPRequestHandler):
+    """Gives three files, a piece at a time."""
+
+    files: ClassVar = {f"part{n}.bin": np.random.default_rng(n).bytes(300_000) for n in range(3)}
+
+    def do_GET(self):
+        body = self.files[self.path.strip("/")]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        try:
+            for at in range(0, len(body), 30_000):
+                self.wfile.write(body[at : at + 30_000])
+                time.sleep(0.05)
+        except OSError:
+            pass  # whoever asked was killed
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_download_never_leaves_half_a_file_under_its_name(tmp_path):
+    hashes = {name: hashlib.sha256(body).hexdigest() for name, body in _Slow.files.items()}
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asked = {"address": f"http://127.0.0.1:{server.server_port}/", "files": hashes}
+        (tmp_path / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+        hits = survive(command_of("download", tmp_path), kills=KILLS, seed=3, seconds=1.5)
+        server.shutdown()
+    assert hits >= 3
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == hashes
+    for path in (tmp_path / "data" / "slow").glob("*.bin"):
+        assert path.read_bytes() == _Slow.files[path.name]
+
+
+NOTEBOOK = "02_contrastive_training"
+
+
+def without_times(path: Path) -> dict:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return {key: record[key] for key in ("results", "sections", "training", "test", "seed")}
+
+
+def test_a_notebook_run_ends_with_the_same_results(tmp_path, executed):
+    """In a copy of the repository with one chapter, so that its own results stay untouched."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    others = {p.name for p in (ROOT / "notebooks").glob("*.ipynb")} - {f"{NOTEBOOK}.ipynb"}
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file() and Path(name).name not in others:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name)
+    seconds = json.loads((executed / f"{NOTEBOOK}.json").read_text(encoding="utf-8"))["seconds"]
+    tool = tmp_path / "book" / "tools" / "build_book.py"
+    hits = survive(
+        [sys.executable, str(tool), "--notebooks-only"],
+        kills=KILLS,
+        seed=4,
+        seconds=seconds,
+        begins=None,
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert hits >= 3
+    found = tmp_path / "_build" / "results" / f"{NOTEBOOK}.json"
+    assert without_times(found) == without_times(executed / "results" / f"{NOTEBOOK}.json")
+    assert not leftovers(tmp_path / "_build" / "workspace")
+
+
+def test_two_processes_share_a_cache(tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    timed(command_of("contest", alone))
+    both = [start(command_of("contest", shared)) for _ in range(2)]
+    for process in both:
+        wait_for(process, "ready")
+    for process in both:
+        process.communicate(timeout=600)
+        assert process.returncode == 0
+    assert (shared / "result.csv").read_bytes() == (alone / "result.csv").read_bytes()
+    assert not leftovers(shared)
+    assert len(pd.read_csv(shared / "result.csv")) > 0
