@@ -1,0 +1,73 @@
+"""The same command gives the same numbers: to the bit on one machine, closely across machines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from killing import ROOT, command_of
+
+# Stated in book/how_to_use.md: sums run in another order on more threads or on another device.
+ACROSS_THREADS = 0.005  # of a mean correlation
+ACROSS_DEVICES = 0.02
+
+
+def table_with(threads: int, folder, **environment) -> bytes:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"} | environment
+    subprocess.run(
+        command_of("contest", folder), check=True, cwd=ROOT, env=environment, capture_output=True
+    )
+    return (folder / "result.csv").read_bytes()
+
+
+def differences(one, other) -> np.ndarray:
+    """Absolute differences of two tables' mean correlations, row by row."""
+    tables = [pd.read_csv(folder / "result.csv") for folder in (one, other)]
+    keys = [c for c in tables[0] if c not in ("value", "n_constant")]
+    pd.testing.assert_frame_equal(tables[0][keys], tables[1][keys])
+    values = [t.loc[t["metric"] == "pearson", "value"].to_numpy() for t in tables]
+    return np.abs(values[0] - values[1])
+
+
+@pytest.mark.slow
+def test_twice_the_same_and_nearly_so_on_two_threads(tmp_path):
+    one, again, two = (tmp_path / name for name in ("one", "again", "two"))
+    assert table_with(1, one) == table_with(1, again)
+    table_with(2, two)
+    assert np.nanmax(differences(one, two)) < ACROSS_THREADS
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_nearly_the_same_on_a_gpu(tmp_path):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("gpu: there is no CUDA device")
+    table_with(1, tmp_path / "cpu", CUDA_VISIBLE_DEVICES="")
+    table_with(1, tmp_path / "gpu")
+    assert np.nanmax(differences(tmp_path / "cpu", tmp_path / "gpu")) < ACROSS_DEVICES
+
+
+def test_the_seed_of_hashing_changes_nothing():
+    """Sets and dictionaries of names are never walked through in an order that counts."""
+    code = (
+        "from heclip_lite import genes, store, tissue\n"
+        "panel = genes.fit_panel(tissue.synthetic_sections(1, 1, size_um=900, n_genes=60))\n"
+        "print(store.content_key(panel.to_dict()))\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
