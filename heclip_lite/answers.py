@@ -110,7 +110,7 @@ def _stopped(error: BaseException) -> str:
         return "Your function calls itself without end (RecursionError)."
     if isinstance(error, SystemExit):
         return "Your function ends the whole program (SystemExit); leave out exit() and quit()."
-    if "in-place operation" in str(error):
+    if "in-place" in str(error) or "inplace" in str(error):  # torch writes both
         return (
             "Your function changes its argument in place, which a tensor with a gradient does not "
             "allow. Make a new tensor: x = x / 2, not x /= 2."
@@ -181,6 +181,8 @@ def _unusable(result: Any, arguments: tuple, *, tensor: bool) -> str:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return "an array"
     name = type(value).__name__
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 

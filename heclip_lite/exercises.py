@@ -16,6 +16,7 @@ from heclip_lite.answers import judge as _judge
 def check_log_normalise(function: Callable) -> None:
     """Chapter 01: counts (spots, genes) to log1p of counts per ten thousand."""
     counts = np.random.default_rng(0).poisson(3.0, (5, 7)).astype(float) + 1
+    counts[:, 0] += 3000  # so that the other genes are rare, and log and log1p differ
     totals = counts.sum(1, keepdims=True)
     scaled = 1e4 * counts / totals
     _judge(
