@@ -1,4 +1,4 @@
-"""The site and JupyterLab in a real browser that reaches nothing but this machine.
+"""The site in a real browser that reaches nothing but this machine; JupyterLab: test_lab.py.
 
 Screenshots of every page go to ``_build/screenshots/<look>/``.
 """
@@ -7,15 +7,7 @@ from __future__ import annotations
 
 import functools
 import http.server
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -112,49 +104,4 @@ def test_hidden_cells_unfold(chromium, address):
     folded = page.locator("details.hide").first
     folded.locator("summary").click()
     assert folded.locator("pre").first.is_visible()
-    page.close()
-
-
-@pytest.fixture(scope="module")
-def lab():
-    """Address of JupyterLab as ``make lab`` starts it, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["--no-browser", f"--ServerApp.port={port}", "--IdentityProvider.token=test"]
-    options += ["--ServerApp.ip=127.0.0.1"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.append("--allow-root")
-    server = subprocess.Popen(
-        [sys.executable, "book/tools/lab.py", *options],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # so that it can be ended together with what it starts
-    )
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=test", timeout=5)
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert server.poll() is None, "JupyterLab ended"
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-
-
-def test_jupyterlab_opens_on_the_first_notebook_with_this_kernel(chromium, lab):
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    folder = KernelSpecManager().get_kernel_spec("python3").resource_dir
-    assert Path(folder).is_relative_to(sys.prefix), "another kernel named python3 comes first"
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(f"{lab}/?token=test")
-    page.locator(".jp-Notebook h1").first.wait_for(timeout=90_000)
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / "jupyterlab.png")
     page.close()
