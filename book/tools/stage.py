@@ -16,7 +16,7 @@ import dense_page
 import nbformat
 import yaml
 from run_notebooks import result_files
-from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown
+from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown, site_address
 
 STAGE = BUILD / "stage"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -96,8 +96,7 @@ def plain_pages() -> dict[str, str]:
     The links of the latter are absolute, for it is shown at any depth.
     """
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    owner, name = config["repository"]["url"].rstrip("/").split("/")[-2:]
-    values = {"title": config["title"], "home": f"https://{owner}.github.io/{name}/"}
+    values = {"title": config["title"], "home": site_address()}
     pages = {}
     for path in sorted((ROOT / "book" / "tools" / "pages").glob("*.html")):
         pages[path.name] = path.read_text(encoding="utf-8")
