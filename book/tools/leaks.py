@@ -36,8 +36,8 @@ def leaks(master: NotebookNode, copy: NotebookNode) -> list[str]:
 
 
 def own_lines(source: str) -> set[str]:
-    """Lines of a cell, spaces made alike, without those that any stub and any box share."""
-    lines = {re.sub(r"\s+", " ", line).strip() for line in source.splitlines()}
+    """Lines of a cell, commented out or not, without those that any stub and any box share."""
+    lines = {re.sub(r"\s+", " ", line).strip("# ") for line in source.splitlines()}
     return {line for line in lines if len(line) > 3 and not SHARED.match(line)}
 
 

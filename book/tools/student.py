@@ -20,7 +20,16 @@ from leaks import leaks, tags
 from nbformat import NotebookNode
 from results import COMMITTED
 from run_notebooks import run_cells
-from settings import BUILD, ROOT, BuildError, notebooks, parameters, shown, site_address
+from settings import (
+    BUILD,
+    NOTEBOOKS,
+    ROOT,
+    BuildError,
+    notebooks,
+    parameters,
+    shown,
+    site_address,
+)
 
 from heclip_lite.store import content_key, package_hash, write_json
 
@@ -168,8 +177,11 @@ def execute_copy(copy: Path, data: str = "synthetic", profile: str = "fast") -> 
     BuildError
         If a cell fails.
     """
-    places = {"WORKSPACE": str(BUILD / "workspace"), "RESULTS": str(RUNS / "results")}
-    values = {**parameters(data, profile, copy.stem), **places}
+    values = parameters(data, profile, copy.stem)
+    values |= {
+        "WORKSPACE": str((NOTEBOOKS / values["WORKSPACE"]).resolve()),
+        "RESULTS": str(RUNS / "results"),
+    }
     requirements = (ROOT / "requirements.txt").read_bytes()
     tables = [p.read_bytes() for p in sorted((copy.parent / PLACES["PUBLISHED"]).glob("*"))]
     key = content_key(copy.read_bytes(), package_hash(), requirements, values, *tables)
