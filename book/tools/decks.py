@@ -26,7 +26,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 REVEAL = files("sphinx_revealjs") / "_static" / "revealjs"
 REVEAL_FILES = ("dist/reveal.js", "dist/reveal.css", "dist/reset.css", "plugin/notes/notes.js")
 WIDTH, HEIGHT = 1280, 720  # pixels; a projector shows the same at any size
-LINES, SIGNS = 11.5, 66  # what one slide of text holds
+LINES, SIGNS, GAP = 12.5, 66, 0.3  # what one slide of text holds; between points
 BLANK = "\n\n"
 SQUARE = 1.45  # a figure less wide than this has its caption at its side
 
@@ -109,7 +109,7 @@ def _points(heading: str, points: list[str]) -> list[Slide]:
 def _fitted(texts: list[str], formula_lines: int = 0) -> list[list[str]]:
     """`texts` in groups of at most `LINES` lines; a displayed formula takes some more."""
     needs = [
-        sum(-(-len(line) // SIGNS) for line in text.splitlines() if line) + 0.4 + formula_lines
+        sum(-(-len(line) // SIGNS) for line in text.splitlines() if line) + GAP + formula_lines
         for text in texts
     ]
     fewest = _split(texts, needs, LINES)
