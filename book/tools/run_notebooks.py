@@ -80,19 +80,7 @@ def execute(notebook: Path, data: str, profile: str) -> dict:
     key = input_key(notebook, data, profile)  # before the run: an edit meanwhile makes it stale
     unfinished = folder / f"{notebook.stem}.unfinished.ipynb"
     started, clock = time.time(), time.perf_counter()
-    try:
-        with notebook_environment():
-            papermill.execute_notebook(
-                notebook,
-                unfinished,
-                parameters=parameters(data, profile, notebook.stem),
-                kernel_name="python3",
-                cwd=NOTEBOOKS,
-                progress_bar=sys.stderr.isatty(),
-                extra_arguments=["--log-level=CRITICAL"],  # no advice on encrypting local traffic
-            )
-    except PapermillExecutionError as error:
-        raise BuildError(_explain(notebook, unfinished, error)) from None
+    run_cells(notebook, unfinished, parameters(data, profile, notebook.stem))
     seconds = time.perf_counter() - clock
     written = [p for p in result_files(notebook, RESULTS) if p.stat().st_mtime >= started - 2]
     if not written:
@@ -117,6 +105,29 @@ def execute(notebook: Path, data: str, profile: str) -> dict:
     os.replace(unfinished, folder / notebook.name)
     write_json(folder / f"{notebook.stem}.json", record)
     return record
+
+
+def run_cells(notebook: Path, output: Path, values: dict) -> None:
+    """Run `notebook` in its own folder with `values` as parameters, and write it to `output`.
+
+    Raises
+    ------
+    BuildError
+        If a cell fails.
+    """
+    try:
+        with notebook_environment():
+            papermill.execute_notebook(
+                notebook,
+                output,
+                parameters=values,
+                kernel_name="python3",
+                cwd=notebook.parent,
+                progress_bar=sys.stderr.isatty(),
+                extra_arguments=["--log-level=CRITICAL"],  # no advice on encrypting local traffic
+            )
+    except PapermillExecutionError as error:
+        raise BuildError(_explain(notebook, output, error)) from None
 
 
 def run_all(data: str, profile: str) -> list[dict]:
