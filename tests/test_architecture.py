@@ -76,6 +76,7 @@ FLOORS = {
         "plotting",
         "widgets",
         "exercises",
+        "quiz",
         "course",
     ],
 }
