@@ -265,25 +265,26 @@ def _for_jupyterquiz(question: Question) -> dict:
     if question.kind != "numeric":
         prompt = question.question + (" Choose all that apply." * (question.kind == "multiple"))
         answers = [
-            {"answer": _html(option.text), "correct": option.right, "feedback": _html(why)}
+            {"answer": as_html(option.text), "correct": option.right, "feedback": as_html(why)}
             for option, why in zip(question.options, told, strict=True)
         ]
         kind = "many_choice" if question.kind == "multiple" else "multiple_choice"
-        return {"question": _html(prompt), "type": kind, "answers": answers, "answer_cols": 1}
+        return {"question": as_html(prompt), "type": kind, "answers": answers, "answer_cols": 1}
     numbers = [
         {
             "type": "range",
             "range": [option.value - option.tolerance, option.value + option.tolerance],
             "correct": option.right,
-            "feedback": _html(why),
+            "feedback": as_html(why),
         }
         for option, why in zip(question.options, told, strict=True)
     ]
-    other = {"type": "default", "feedback": _html(f"No. {question.otherwise}")}
-    return {"question": _html(question.question), "type": "numeric", "answers": [*numbers, other]}
+    other = {"type": "default", "feedback": as_html(f"No. {question.otherwise}")}
+    return {"question": as_html(question.question), "type": "numeric", "answers": [*numbers, other]}
 
 
-def _html(text: str) -> str:
+def as_html(text: str) -> str:
+    """A text of a question as HTML: code is marked, everything else escaped."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
 
 
