@@ -245,7 +245,7 @@ def _interactive(questions: list[Question]) -> str | None:
 
     with capture_output() as shown:
         display_quiz(
-            list(map(_for_jupyterquiz, questions)),
+            [_for_jupyterquiz(question, n) for n, question in enumerate(questions, start=1)],
             shuffle_answers=False,
             max_width=720,
             border_radius=6,
@@ -260,16 +260,18 @@ def _interactive(questions: list[Question]) -> str | None:
     return f'<div class="course-quiz">{box}</div></div>\n{_STYLE}\n<script>\n{script}</script>'
 
 
-def _for_jupyterquiz(question: Question) -> dict:
+def _for_jupyterquiz(question: Question, number: int) -> dict:
     told = [("Right. " if o.right else "No. ") + o.why for o in question.options]
+    prompt = as_html(f"Question {number}. {question.question}")
+    if question.kind == "multiple":
+        prompt += " Choose all that apply."
     if question.kind != "numeric":
-        prompt = question.question + (" Choose all that apply." * (question.kind == "multiple"))
         answers = [
             {"answer": as_html(option.text), "correct": option.right, "feedback": as_html(why)}
             for option, why in zip(question.options, told, strict=True)
         ]
         kind = "many_choice" if question.kind == "multiple" else "multiple_choice"
-        return {"question": as_html(prompt), "type": kind, "answers": answers, "answer_cols": 1}
+        return {"question": prompt, "type": kind, "answers": answers, "answer_cols": 1}
     numbers = [
         {
             "type": "range",
@@ -280,7 +282,7 @@ def _for_jupyterquiz(question: Question) -> dict:
         for option, why in zip(question.options, told, strict=True)
     ]
     other = {"type": "default", "feedback": as_html(f"No. {question.otherwise}")}
-    return {"question": as_html(question.question), "type": "numeric", "answers": [*numbers, other]}
+    return {"question": prompt, "type": "numeric", "answers": [*numbers, other]}
 
 
 def as_html(text: str) -> str:
