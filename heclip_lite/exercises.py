@@ -422,3 +422,38 @@ def check_coherence(function: Callable) -> None:
             ),
         },
     )
+
+
+def check_gain(function: Callable) -> None:
+    """Chapter 00: r of a method (genes,) and of baselines (baselines, genes) to its gain."""
+    method = np.array([0.42, 0.10, 0.31, -0.05, 0.27])
+    baselines = np.array(
+        [
+            [0.00, 0.02, 0.00, 0.01, 0.00],
+            [0.35, 0.02, 0.24, 0.06, 0.21],
+            [0.12, 0.15, 0.30, 0.0, 0.05],
+        ]
+    )
+    means = baselines.mean(1)
+    _judge(
+        function,
+        (method, baselines),
+        method.mean() - means.max(),
+        {
+            "the sign is turned: take the baseline from the method.": means.max() - method.mean(),
+            "that is the gain over the weakest baseline; compare with the best one.": (
+                method.mean() - means.min()
+            ),
+            "that is the gain over the average of the baselines; compare with the best one.": (
+                method.mean() - means.mean()
+            ),
+            "you took the best baseline gene by gene, which is no baseline at all: first average "
+            "each over its genes, then take the best.": method.mean() - baselines.max(0).mean(),
+            "you averaged over the baselines; genes are the second axis (axis=1).": (
+                method.mean() - baselines.mean(0).max()
+            ),
+            "that is the method alone; subtract what its best baseline reaches.": method.mean(),
+            "that is the best baseline alone; subtract it from the method.": means.max(),
+            "that is the method's best gene; average over all of them.": method.max() - means.max(),
+        },
+    )

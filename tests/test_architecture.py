@@ -81,6 +81,7 @@ FLOORS = {
         "widgets",
         "answers",
         "exercises",
+        "quiz",
         "course",
     ],
 }

@@ -59,6 +59,7 @@ SOLUTIONS = {
     "check_coherence": lambda labels, pairs: float(
         np.mean([labels[a] == labels[b] for a, b in pairs])
     ),
+    "check_gain": lambda m, b: m.mean() - max(row.mean() for row in b),
 }
 
 PLANTED = [
@@ -148,6 +149,12 @@ PLANTED = [
     ("check_counting_ceiling", lambda r: np.sqrt(2 * r / (1 + r)), "below zero"),
     ("check_counting_ceiling", lambda r: 2 * np.clip(r, 0, None) / (1 + r), "square root"),
     ("check_counting_ceiling", lambda r: np.sqrt(np.clip(r, 0, None)), "one half"),
+    ("check_gain", lambda m, b: b.mean(1).max() - m.mean(), "sign is turned"),
+    ("check_gain", lambda m, b: m.mean() - b.mean(), "average of the baselines"),
+    ("check_gain", lambda m, b: (m - b.max(0)).mean(), "gene by gene"),
+    ("check_gain", lambda m, b: (m - b.mean(1).min()).mean(), "weakest baseline"),
+    ("check_gain", lambda m, b: m.mean() - b.mean(0).max(), "second axis"),
+    ("check_gain", lambda m, b: m.mean(), "that is the method alone"),
 ]
 
 

@@ -40,10 +40,12 @@ def input_key(notebook: Path, data: str, profile: str) -> str:
     source = notebook.read_bytes()
     tables = sorted(COMMITTED.glob("*.csv")) if b"course.published" in source else []
     real = data != "synthetic" and os.environ.get("HECLIP_LITE_DATA")
+    quiz = ROOT / "heclip_lite" / "quizzes" / f"{notebook.stem[:2]}.json"
     slides = str(Path(real).expanduser().absolute()) if real else ""
     return content_key(
         source,
         *[table.read_bytes() for table in tables],
+        quiz.read_bytes() if quiz.exists() else b"",
         profile_path(data, profile).read_bytes(),
         (ROOT / "requirements.txt").read_bytes(),
         package_hash(),

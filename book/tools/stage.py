@@ -7,6 +7,7 @@ so that the edit, Colab and Binder links of each page are right.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -19,9 +20,12 @@ import yaml
 from run_notebooks import result_files
 from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown, site_address
 
+from heclip_lite import quiz
+
 STAGE = BUILD / "stage"
 INSTRUCTOR_STAGE = BUILD / "instructor_stage"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+ASKED = re.compile(r"quiz\.ask\(\"(\d\d)\"\)")
 
 
 def make_stage(data: str, profile: str, records: list[dict], *, instructor: bool = False) -> Path:
@@ -59,6 +63,7 @@ def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     Injected parameters are hidden.
     Widgets go: a page would fetch their scripts from the network, and they answer only to a
     running kernel; the static figure beside them stays.
+    A quiz becomes text, with its answers folded.
     Papermill's notes go too: they name folders of this machine.
     """
     page = nbformat.from_dict(notebook)
@@ -71,7 +76,24 @@ def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             tags.append("remove-cell")
         if cell.cell_type == "code":
             cell.outputs = [part for part in cell.outputs if WIDGET not in part.get("data", {})]
+    page.cells = [shown for cell in page.cells for shown in quiz_as_text(cell)]
     return page
+
+
+def quiz_as_text(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """What a page shows for a cell: the cell, or the questions in text where it asks a quiz.
+
+    The cell itself stays, unseen and without its output, for those who download the page.
+    """
+    if "quiz" not in cell.metadata.get("tags", []):
+        return [cell]
+    asked = ASKED.search(cell.source)
+    if cell.cell_type != "code" or not asked:
+        raise BuildError(f'A cell tagged quiz has to call quiz.ask("NN"):\n{cell.source}')
+    cell.metadata.tags.append("remove-cell")
+    cell.outputs = []
+    text = nbformat.v4.new_markdown_cell(quiz.as_markdown(quiz.load(asked[1])))
+    return [cell, text]
 
 
 def fill(page: Path, marker: str, text: str) -> None:
