@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+import freshness
+import offline
 from run_notebooks import run_all
 from settings import BUILD, ROOT, BuildError, shown
 from stage import make_stage, plain_pages
@@ -24,16 +26,22 @@ SITE = BUILD / "html"
 RECORD = BUILD / "site.json"
 
 
-def site_key(stage: Path) -> str:
+def site_key(stage: Path, sources: dict) -> str:
     """Key of all a page is made from: staged files, docstrings, tools and versions."""
     files = sorted(p for folder in (stage, Path(__file__).parent) for p in folder.rglob("*"))
     files = [p for p in files if p.is_file() and "__pycache__" not in p.parts]
     parts = [part for p in files for part in (p.relative_to(ROOT).as_posix(), p.read_bytes())]
-    return content_key(package_hash(), (ROOT / "requirements.txt").read_bytes(), *parts)
+    requirements = (ROOT / "requirements.txt").read_bytes()
+    return content_key(package_hash(), requirements, sources, *parts)
 
 
-def build_site(stage: Path) -> bool:
+def build_site(
+    stage: Path, data: str, profile: str, sources: dict, *, only_offline: bool = False
+) -> bool:
     """Build the site from `stage`; return False where it was up to date already.
+
+    Each page is stamped with its `sources`; with `only_offline` a site that was built in reach
+    of a network does not count.
 
     It is always built whole: Sphinx repeats no warning of a page that it does not read again,
     so that a second, partial build would hide what failed the first.
@@ -43,9 +51,10 @@ def build_site(stage: Path) -> bool:
     BuildError
         If Sphinx warns or fails.
     """
-    key = site_key(stage)
+    key, outside = site_key(stage, sources), offline.route_out()
     if RECORD.exists() and (SITE / "index.html").exists():
-        if json.loads(RECORD.read_text(encoding="utf-8"))["key"] == key:
+        record = json.loads(RECORD.read_text(encoding="utf-8"))
+        if record["key"] == key and (record.get("offline") or not only_offline):
             return False
     work = BUILD / "site"
     shutil.rmtree(work, ignore_errors=True)
@@ -57,19 +66,22 @@ def build_site(stage: Path) -> bool:
         raise BuildError("The site was not built: mend the warnings above (warnings are errors).")
     for name, text in plain_pages().items():
         (work / "_build" / "html" / name).write_text(text, encoding="utf-8")
+    freshness.stamp(work / "_build" / "html", data, profile, sources)
     RECORD.unlink(missing_ok=True)
     shutil.rmtree(SITE, ignore_errors=True)
     os.replace(work / "_build" / "html", SITE)
     shutil.rmtree(work)
-    write_json(RECORD, {"key": key})
+    write_json(RECORD, {"key": key, "offline": not outside})
     return True
 
 
-def build(data: str, profile: str) -> Path:
+def build(data: str, profile: str, *, only_offline: bool = False) -> Path:
     """Everything; return the address of the first page."""
-    records = run_all(data, profile)
+    records = run_all(data, profile, only_offline=only_offline)
     clock = time.perf_counter()
-    built = build_site(make_stage(data, profile, records))
+    sources = freshness.made_from(data, profile)  # before they are read: an edit makes it stale
+    stage = make_stage(data, profile, records)
+    built = build_site(stage, data, profile, sources, only_offline=only_offline)
     print(f"site {f'built in {time.perf_counter() - clock:.0f} s' if built else 'unchanged'}")
     return SITE / "index.html"
 
@@ -80,12 +92,21 @@ def main() -> int:
     parser.add_argument("--data", default="synthetic", help="synthetic or her2st")
     parser.add_argument("--profile", default="fast", help="fast or full")
     parser.add_argument("--notebooks-only", action="store_true", help="execute, build no site")
+    parser.add_argument(
+        "--offline", action="store_true", help="prove that no network is needed: see offline.py"
+    )
     arguments = parser.parse_args()
+    run = arguments.data, arguments.profile
     try:
+        if arguments.offline and offline.route_out():
+            raise BuildError(
+                "With --offline no route may lead out, and one does. Start it as\n"
+                "    python book/tools/offline.py python book/tools/build_book.py --offline"
+            )
         if arguments.notebooks_only:
-            run_all(arguments.data, arguments.profile)
+            run_all(*run, only_offline=arguments.offline)
         else:
-            print(f"Open {shown(build(arguments.data, arguments.profile))}")
+            print(f"Open {shown(build(*run, only_offline=arguments.offline))}")
     except BuildError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
