@@ -39,8 +39,8 @@ def fill_in(figures: Path) -> dict[str, str]:
             plotting.ranking(main, split=split, ceilings=ceilings),
             f"Ranking of methods, controls and oracles by mean correlation {what}.",
             f"her2st, {what}: mean correlation of each method, control and oracle over two sets "
-            "of genes. Small dots are folds, diamonds their mean. The line is the counting "
-            "ceiling, which is optimistic.",
+            "of genes. Small dots are held-out sections, diamonds their mean. The line is the "
+            "counting ceiling, which is optimistic.",
         )
         found[f"benchmark-{split}"] = "\n\n".join(
             [winner(main, split), picture, score_table(main, split)]
