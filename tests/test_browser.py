@@ -10,8 +10,8 @@ import http.server
 import threading
 from pathlib import Path
 
+import contents
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "_build" / "screenshots"
@@ -24,33 +24,6 @@ LOOKS = {
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def toc_pages() -> list[str]:
-    """Every page of the table of contents, and those beside it."""
-
-    def files(entry: dict) -> list[str]:
-        inner = [e for key in ("parts", "chapters", "sections") for e in entry.get(key, [])]
-        own = [entry[key] for key in ("root", "file") if key in entry]
-        return own + [name for e in inner for name in files(e)]
-
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [*files(toc), "genindex", "search", "404", "index"]
-
-
-@pytest.fixture(scope="module")
-def address(site):
-    """Address of the site on a small server of this machine."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 @pytest.fixture(scope="module", params=LOOKS)
 def look(request, chromium):
     """Name of a look, and a browser context that has it."""
@@ -59,7 +32,7 @@ def look(request, chromium):
     context.close()
 
 
-@pytest.mark.parametrize("name", toc_pages())
+@pytest.mark.parametrize("name", contents.pages_and_beside())
 def test_page_is_sound(name, look, address):
     kind, context = look
     page = context.new_page()
@@ -104,4 +77,55 @@ def test_hidden_cells_unfold(chromium, address):
     folded = page.locator("details.hide").first
     folded.locator("summary").click()
     assert folded.locator("pre").first.is_visible()
+    page.close()
+
+
+def test_on_paper_everything_is_unfolded_light_and_within_the_sheet(chromium, address):
+    context = chromium.new_context(**LOOKS["dark"])
+    page = context.new_page()
+    page.goto(f"{address}/notebooks/02_contrastive_training.html", wait_until="networkidle")
+    look = """() => ({
+        folded: document.querySelectorAll(
+            ".bd-article details:not([open]), .bd-article .toggle-hidden").length,
+        theme: document.documentElement.dataset.theme,
+    })"""
+    before = page.evaluate(look)
+    assert before["folded"] and before["theme"] == "dark"
+    page.evaluate(f"addEventListener('beforeprint', () => window.printed = ({look})())")
+    page.pdf(format="A4")
+    assert page.evaluate("window.printed") == {"folded": 0, "theme": "light"}
+    assert page.evaluate(look) == before, "on the screen all is as it was"
+    page.set_viewport_size({"width": 680, "height": 960})  # the text of an A4 sheet at 96 dpi
+    page.emulate_media(media="print")
+    furniture = ".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-area"
+    assert page.locator(furniture).count() >= 4
+    assert not [part for part in page.locator(furniture).all() if part.is_visible()]
+    wide, sheet = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= sheet
+    context.close()
+
+
+def test_what_scrolls_can_be_scrolled_from_the_keyboard(chromium, address):
+    page = chromium.new_page(**LOOKS["phone"])
+    page.goto(f"{address}/notebooks/02_contrastive_training.html", wait_until="networkidle")
+    page.evaluate("MathJax.startup.promise")
+    code = page.locator(".cell_input pre").evaluate_all(
+        "parts => parts.filter(p => p.scrollWidth > p.clientWidth).map(p => p.tabIndex)"
+    )
+    assert code and set(code) == {0}
+    wide = page.locator(".cell_input pre[tabindex='0']").first
+    wide.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("part => part.scrollLeft > 0", arg=wide.element_handle())
+    page.close()
+
+
+def test_chapters_show_their_numbers(chromium, address):
+    page = chromium.new_page()
+    page.goto(f"{address}/notebooks/02_contrastive_training.html", wait_until="networkidle")
+    numbers = "parts => parts.map(part => part.dataset.chapter)"
+    assert page.locator(".bd-article h1").evaluate_all(numbers) == ["02"]
+    listed = page.locator(".bd-links a[data-chapter]").evaluate_all(numbers)
+    assert listed == [name[10:12] for name in contents.pages() if name.startswith("notebooks/")]
+    assert page.locator(".prev-next-area [data-chapter]").evaluate_all(numbers) == ["01", "03"]
     page.close()

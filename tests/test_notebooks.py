@@ -52,6 +52,8 @@ TITLE = r"^::::\{admonition\} Exercise (\d+): [^()\n]+ \((conceptual|coding|open
 ASKED = r'^quiz\.ask\("(\d\d)"\)$'
 VAGUE = {"understand", "know", "learn", "appreciate", "see", "grasp", "be"}  # nobody can test these
 LARGEST_FIGURE = 200_000  # bytes
+LARGEST_SOURCE = 150_000
+LARGEST_EXECUTED = 4_000_000
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -433,3 +435,41 @@ def test_missing_slides_without_a_network_are_named(tmp_path):
     )
     assert done.returncode == 1
     assert "HECLIP_LITE_DATA" in done.stderr and str(tmp_path) in done.stderr
+
+
+# Their form, further
+
+
+@each_notebook
+def test_parameters_stand_before_all_that_uses_them(path):
+    code = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    places = [i for i, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(places) == 1, "one cell tagged parameters"
+    (place,) = places
+    names = set(declared(path))
+    for cell in code[:place]:
+        lines = [line for line in cell.source.splitlines() if not line.lstrip().startswith("%")]
+        used = set(re.findall(r"\b[A-Z][A-Z_]+\b", "\n".join(lines)))
+        assert not used & names, f"{used & names} used before they are set"
+
+
+@each_notebook
+def test_cells_have_ids_of_their_own_and_none_is_empty(path):
+    notebook = read(path)
+    ids = [cell.get("id") for cell in notebook.cells]
+    assert all(ids), "a cell has no id: save the notebook in format 4.5"
+    assert len(ids) == len(set(ids)), [i for i in ids if ids.count(i) > 1]
+    empty = [cell.id for cell in notebook.cells if not cell.source.strip()]
+    assert not empty, f"nothing stands in {empty}"
+
+
+@each_notebook
+def test_cells_ran_once_from_top_to_bottom(path, executed):
+    code = [c for c in read(executed / path.name).cells if c.cell_type == "code" and c.source]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+
+
+@each_notebook
+def test_notebook_is_small(path, executed):
+    assert path.stat().st_size < LARGEST_SOURCE
+    assert (executed / path.name).stat().st_size < LARGEST_EXECUTED, "it would open slowly"

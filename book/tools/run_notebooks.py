@@ -16,6 +16,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import offline
 import papermill
 from papermill.exceptions import PapermillExecutionError
 from results import COMMITTED
@@ -81,6 +82,7 @@ def execute(notebook: Path, data: str, profile: str) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     key = input_key(notebook, data, profile)  # before the run: an edit meanwhile makes it stale
     unfinished = folder / f"{notebook.stem}.unfinished.ipynb"
+    outside = offline.route_out()
     started, clock = time.time(), time.perf_counter()
     run_cells(notebook, unfinished, parameters(data, profile, notebook.stem))
     seconds = time.perf_counter() - clock
@@ -103,6 +105,7 @@ def execute(notebook: Path, data: str, profile: str) -> dict:
         "profile": profile,
         "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "offline": not outside,
     }
     os.replace(unfinished, folder / notebook.name)
     write_json(folder / f"{notebook.stem}.json", record)
@@ -132,8 +135,10 @@ def run_cells(notebook: Path, output: Path, values: dict) -> None:
         raise BuildError(_explain(notebook, output, error)) from None
 
 
-def run_all(data: str, profile: str) -> list[dict]:
+def run_all(data: str, profile: str, *, only_offline: bool = False) -> list[dict]:
     """Execute every notebook whose inputs have changed; return the records in order.
+
+    With `only_offline` an execution counts only if it was made out of reach of any network.
 
     Raises
     ------
@@ -148,7 +153,7 @@ def run_all(data: str, profile: str) -> list[dict]:
     for number, notebook in enumerate(paths, start=1):
         print(f"[{number}/{len(paths)}] {notebook.stem} ... ", end="", flush=True)
         record = read_record(notebook, data, profile)
-        if record and record["fresh"]:
+        if record and record["fresh"] and (record.get("offline") or not only_offline):
             print(f"unchanged since {record['finished']}", flush=True)
             RESULTS.mkdir(parents=True, exist_ok=True)
             for path in result_files(notebook, run_folder(data, profile) / "results"):

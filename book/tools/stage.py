@@ -60,7 +60,7 @@ def make_stage(data: str, profile: str, records: list[dict], *, instructor: bool
 def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Copy of an executed notebook without what a page must not show or load.
 
-    Injected parameters are hidden.
+    Injected parameters are hidden, and a folded solution says that it is one.
     Widgets go: a page would fetch their scripts from the network, and they answer only to a
     running kernel; the static figure beside them stays.
     A quiz becomes text, with its answers folded.
@@ -74,6 +74,9 @@ def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         tags = cell.metadata.setdefault("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
+        if "solution" in tags:
+            prompts = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide it"}
+            cell.metadata["mystnb"] = {**prompts, **cell.metadata.get("mystnb", {})}
         if cell.cell_type == "code":
             cell.outputs = [part for part in cell.outputs if WIDGET not in part.get("data", {})]
     page.cells = [shown for cell in page.cells for shown in quiz_as_text(cell)]
