@@ -5,9 +5,6 @@ Screenshots of every page go to ``_build/screenshots/<look>/``.
 
 from __future__ import annotations
 
-import functools
-import http.server
-import threading
 from pathlib import Path
 
 import contents
