@@ -47,7 +47,8 @@ _STYLE = """<style>
   background: #ffffff; border-left: 4px solid; border-radius: 4px; padding: 0.5em 0.8em; }
 </style>"""
 # What jupyterquiz leaves out: answers of which several count are boxes of their own to a keyboard,
-# reasons are read aloud, and the field for a number has its label.
+# JupyterLab leaves the arrow keys to them, reasons are read aloud, and the field for a number has
+# its label.
 _TIDY = """
 (function tidy() {
   const box = document.getElementById("%s");
@@ -55,6 +56,7 @@ _TIDY = """
   box.querySelectorAll(".Feedback").forEach((e) => e.setAttribute("aria-live", "polite"));
   box.querySelectorAll(".ManyChoiceQn").forEach((e) =>
     e.parentElement.querySelectorAll("input").forEach((i) => { i.type = "checkbox"; }));
+  box.querySelectorAll("input").forEach((i) => { i.dataset.lmSuppressShortcuts = "true"; });
   box.querySelectorAll(".InpLabel").forEach((e) => {
     e.htmlFor = e.parentElement.querySelector("input").id;
     e.textContent = "Your number, then Enter:";

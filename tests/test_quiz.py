@@ -294,3 +294,19 @@ def test_several_answers_are_chosen_by_keyboard(page):
         there.keyboard.press("Tab")
     assert f"[{len(rights)}/{len(rights)}]" in box.locator(".Feedback").inner_text()
     there.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_one_answer_is_chosen_by_keyboard_and_jupyterlab_leaves_it_the_arrows(page):
+    there = page("00")
+    question = quiz.load("00")[0]
+    box = there.locator(".Quiz").first
+    box.locator("input").first.focus()
+    there.keyboard.press("Space")
+    assert question.options[0].why in box.locator(".Feedback").inner_text()
+    there.keyboard.press("ArrowDown")
+    assert question.options[1].why in box.locator(".Feedback").inner_text()
+    inputs = there.locator(".Quiz input")
+    assert inputs.count() == there.locator("input[data-lm-suppress-shortcuts]").count() > 0
+    there.close()
