@@ -140,13 +140,13 @@ class Reader:
         return self.cell(cell_id).locator(".jp-Cell-outputWrapper")
 
     def run_all(self) -> None:
-        """Run, Run All Cells; wait until every cell has a number."""
+        """Run, Run All Cells; wait until every cell whose input is not folded has a number."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         self.page.wait_for_function(
             """places => {
                 const cells = document.querySelectorAll('.jp-Notebook .jp-Cell');
-                return places.every(place => /\\[\\d+\\]/.test(
+                return places.every(place => /^$|\\[\\d+\\]/.test(
                     cells[place].querySelector('.jp-InputPrompt').textContent));
             }""",
             arg=self.code,
