@@ -118,7 +118,11 @@ def menu(description: str, options: Sequence[str] | Mapping[str, Any], value: An
 
     chosen = {} if value is None else {"value": value}
     return ipywidgets.Dropdown(
-        options=options, description=description, style=_STYLE, layout={"width": "auto"}, **chosen
+        options=options,
+        description=description,
+        style=_STYLE,
+        layout={"width": "auto", "max_width": "36em"},
+        **chosen,
     )
 
 

@@ -212,7 +212,7 @@ def leak_explorer(table: pd.DataFrame) -> Explorer:
         )
     honest = leakage.scores(table)
     low, high = min(0.0, table["value"].min()), table["value"].max()
-    reach = (low - 0.05 * (high - low), high + 0.12 * (high - low))  # one axis for all choices
+    reach = (low - 0.05 * (high - low), high + 0.2 * (high - low))  # one axis for all choices
 
     def draw(split: str, panel: str, fitted: bool, corrected: bool) -> Figure:
         leaks = leakage.Leaks(
