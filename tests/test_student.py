@@ -188,6 +188,18 @@ def test_parameters_of_a_copy_name_folders_beside_it(tools):
     assert kept.source == 'SEED = 0  # chance\nRESULTS = "results"  # ours'
 
 
+def test_copies_that_somebody_has_run_are_not_overwritten(tools, tmp_path):
+    folder = tmp_path / "student"
+    path = tools["student"].write_copies(folder)[0]
+    worked_in = read(path)
+    code = next(cell for cell in worked_in.cells if cell.cell_type == "code")
+    code.outputs = [nbformat.v4.new_output("stream", text="Correct.")]
+    nbformat.write(worked_in, path)
+    with pytest.raises(tools["settings"].BuildError, match="somebody may have worked in it"):
+        tools["student"].write_copies(folder)
+    assert read(path) == worked_in
+
+
 # As handed out with the site
 
 
@@ -227,10 +239,8 @@ def test_the_page_of_handouts_lists_each_chapter(site):
 
 @pytest.mark.slow
 @each_notebook
-def test_a_student_can_run_the_copy(path, executed, tools):
-    handed_out = tools["student"].STUDENT / path.name
-    if not handed_out.exists():
-        tools["student"].write_copies()
+def test_a_student_can_run_the_copy(path, executed, copies, tools):
+    handed_out = copies / path.name
     notebook = read(tools["student"].execute_copy(handed_out))
     said = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
     stubs = tools["leaks"].checked(read(handed_out))

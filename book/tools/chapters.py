@@ -70,10 +70,10 @@ def title(notebook: NotebookNode) -> tuple[str, str]:
 
 
 def pieces(notebook: NotebookNode) -> list[Piece]:
-    """The chapter after its title, in order, without its solutions."""
+    """The chapter after its title, in order, without its solutions and quizzes."""
     found = [Piece("", "")]
     for cell in notebook.cells:
-        if "solution" in tags(cell):
+        if {"solution", "quiz"} & set(tags(cell)):
             continue
         if cell.cell_type == "markdown":
             _add_prose(found, cell.source)

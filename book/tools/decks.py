@@ -27,6 +27,8 @@ REVEAL = files("sphinx_revealjs") / "_static" / "revealjs"
 REVEAL_FILES = ("dist/reveal.js", "dist/reveal.css", "dist/reset.css", "plugin/notes/notes.js")
 WIDTH, HEIGHT = 1280, 720  # pixels; a projector shows the same at any size
 LINES, SIGNS, GAP = 12.5, 66, 0.3  # what one slide of text holds; between points
+# Parts whose prose has slides of its own, or none.
+LISTED = ("Objectives", "Prerequisites", "Why", "Pitfalls", "Exercises", "Take-aways", "Next")
 BLANK = "\n\n"
 SQUARE = 1.45  # a figure less wide than this has its caption at its side
 
@@ -52,7 +54,10 @@ def slides(notebook: NotebookNode, stem: str, following: str | None) -> list[Sli
     for word in ("Objectives", "Why", "Pitfalls", "Exercises", "Take-aways", "Next"):
         if not part(found, word):
             raise BuildError(f"No slides for {stem}: nothing stands under '## {word}'.")
-    exercise = boxes(part(found, "Exercises"))[0]
+    tasks = [b for b in boxes(part(found, "Exercises")) if b.title.startswith("Exercise")]
+    if not tasks:
+        raise BuildError(f"No slides for {stem}: no box '{{admonition}} Exercise 1' to discuss.")
+    exercise = tasks[0]
     hints = "\n\n".join(f"**{box.title}.** {plain(box.text)}" for box in exercise.inner)
     chapter, why = f"../notebooks/{stem}.html", part(found, "Why")
     course = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["title"]
@@ -72,17 +77,15 @@ def slides(notebook: NotebookNode, stem: str, following: str | None) -> list[Sli
 
 
 def _shown(found: list) -> list[Slide]:
-    """Formulas and figures between the question and the pitfalls, each with its prose as notes."""
+    """Formulas up to the pitfalls, and all figures; each with the prose around it as notes."""
     made, said = [], ""
     for piece in found:
-        if piece.part.startswith(("Objectives", "Prerequisites", "Why")):
-            continue
-        if piece.part.startswith(("Pitfalls", "Exercises")):
-            break
         heading = f"## {re.sub('^Build: ', '', piece.title)}"
-        said += f"\n\n{piece.text}"
-        for block in _fitted([f"{lead}\n\n$${tex}$$" for lead, tex in formulas(piece.text)], 2):
-            made.append(Slide(f"{heading}\n\n" + "\n\n".join(block), plain(piece.text)))
+        if not piece.part.startswith(LISTED):
+            said += f"\n\n{piece.text}"
+            lines = [f"{lead}\n\n$${tex}$$" for lead, tex in formulas(piece.text)]
+            for block in _fitted(lines, 2):
+                made.append(Slide(f"{heading}\n\n" + "\n\n".join(block), plain(piece.text)))
         if piece.figure:
             made.append(Slide(f"{heading}\n\n{_figure(piece.figure)}", plain(said)))
             said = ""

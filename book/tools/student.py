@@ -2,7 +2,7 @@
 
 A student copy keeps text, stubs and checks, and loses every cell tagged ``solution``.
 Beside the copies lie the published tables, so that the folder is all a student needs
-besides the installed package. Both are written anew each time: it takes no time.
+besides the installed package.
 """
 
 from __future__ import annotations
@@ -122,7 +122,19 @@ def student_copy(notebook: NotebookNode, name: str) -> NotebookNode:
 
 
 def write_copies(folder: Path = STUDENT) -> list[Path]:
-    """Write the student's folder anew and return its notebooks."""
+    """Write the student's folder anew and return its notebooks.
+
+    Raises
+    ------
+    BuildError
+        If somebody has worked in the folder, or a copy would show a solution.
+    """
+    for path in folder.glob("*.ipynb"):
+        if any(cell.get("outputs") for cell in nbformat.read(path, as_version=4).cells):
+            raise BuildError(
+                f"{shown(path)} has been run, so somebody may have worked in it: "
+                f"move {shown(folder)} elsewhere first. Nothing was changed."
+            )
     work = folder.with_name(f"{folder.name}.work")
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(COMMITTED, work / PLACES["PUBLISHED"])
@@ -155,12 +167,12 @@ def offer(site: Path) -> None:
     The student's copies go under ``student/``, with an archive of the whole folder; the
     download button of a chapter gives the notebook with its solutions.
     """
-    copies = write_copies()
-    (site / "student").mkdir(exist_ok=True)
-    for path in copies:
-        shutil.copy2(path, site / "student")
-    archive = shutil.make_archive(str(site / "student" / ALL.removesuffix(".zip")), "zip", STUDENT)
-    assert Path(archive).name == ALL
+    offered, whole = site / "student", site / "student.whole"
+    offered.mkdir(exist_ok=True)
+    for path in write_copies(whole):
+        shutil.copy2(path, offered)
+    shutil.make_archive(str(offered / ALL.removesuffix(".zip")), "zip", whole)
+    shutil.rmtree(whole)
     for path in notebooks():
         complete = portable(nbformat.read(path, as_version=4))
         nbformat.write(complete, site / "_sources" / "notebooks" / path.name)
