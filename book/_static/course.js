@@ -11,8 +11,9 @@ function numberChapters() {
     if (chapter) name.dataset.chapter = chapter[1];
   }
   const own = location.pathname.match(/\/notebooks\/(\d\d)_[^/]*$/);
-  const title = document.querySelector(".bd-article h1");
-  if (own && title) title.dataset.chapter = own[1];
+  for (const title of document.querySelectorAll(".bd-article h1, #jb-print-docs-body h1")) {
+    if (own) title.dataset.chapter = own[1]; // the second is the title on paper
+  }
 }
 
 /* The arrows that unfold a part of the contents say of what. */
