@@ -16,11 +16,14 @@ function numberChapters() {
   }
 }
 
-/* The arrows that unfold a part of the contents say of what. */
-function nameToggles() {
+/* The arrows that unfold a part of the contents say of what, and what a list holds are items. */
+function nameParts() {
   for (const toggle of document.querySelectorAll(".bd-links summary")) {
     const link = toggle.closest("li")?.querySelector(":scope > a");
     if (link) toggle.setAttribute("aria-label", `Pages under ${link.textContent.trim()}`);
+  }
+  for (const entry of document.querySelectorAll("[role=list] > [role=doc-biblioentry]")) {
+    entry.setAttribute("role", "listitem");
   }
 }
 
@@ -52,7 +55,7 @@ function onPaper() {
 
 document.addEventListener("DOMContentLoaded", () => {
   numberChapters();
-  nameToggles();
+  nameParts();
   onPaper();
   addTabStops();
   window.addEventListener("resize", addTabStops);
