@@ -11,15 +11,19 @@ function numberChapters() {
     if (chapter) name.dataset.chapter = chapter[1];
   }
   const own = location.pathname.match(/\/notebooks\/(\d\d)_[^/]*$/);
-  const title = document.querySelector(".bd-article h1");
-  if (own && title) title.dataset.chapter = own[1];
+  for (const title of document.querySelectorAll(".bd-article h1, #jb-print-docs-body h1")) {
+    if (own) title.dataset.chapter = own[1]; // the second is the title on paper
+  }
 }
 
-/* The arrows that unfold a part of the contents say of what. */
-function nameToggles() {
+/* The arrows that unfold a part of the contents say of what, and what a list holds are items. */
+function nameParts() {
   for (const toggle of document.querySelectorAll(".bd-links summary")) {
     const link = toggle.closest("li")?.querySelector(":scope > a");
     if (link) toggle.setAttribute("aria-label", `Pages under ${link.textContent.trim()}`);
+  }
+  for (const entry of document.querySelectorAll("[role=list] > [role=doc-biblioentry]")) {
+    entry.setAttribute("role", "listitem");
   }
 }
 
@@ -51,7 +55,7 @@ function onPaper() {
 
 document.addEventListener("DOMContentLoaded", () => {
   numberChapters();
-  nameToggles();
+  nameParts();
   onPaper();
   addTabStops();
   window.addEventListener("resize", addTabStops);

@@ -75,7 +75,7 @@ def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if "injected-parameters" in tags:
             tags.append("remove-cell")
         if "solution" in tags:
-            prompts = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide it"}
+            prompts = {"code_prompt_show": "Show a solution", "code_prompt_hide": "A solution"}
             cell.metadata["mystnb"] = {**prompts, **cell.metadata.get("mystnb", {})}
         if cell.cell_type == "code":
             cell.outputs = [part for part in cell.outputs if WIDGET not in part.get("data", {})]
