@@ -44,8 +44,11 @@ def target_explorer(image: np.ndarray) -> Explorer:
         z = torch.nn.functional.normalize(given, dim=1) if scaled else given
         target = target_matrix(z, z, temperature=temperature)
         spread = float(torch.exp(torch.special.entr(target).sum(1)).mean())
-        title = f"temperature {temperature:g}: {spread:.1f} effective targets of {len(target)}"
-        return plotting.matrices({title: target.numpy()})
+        title = f"temperature {temperature:.3g}: {spread:.1f} effective targets of {len(target)}"
+        # Always from 0 to 1: a scale of its own would make even nearly equal targets look sharp.
+        return plotting.matrices(
+            {title: target.numpy()}, ends=(0, 1), xlabel="picture", ylabel="picture"
+        )
 
     return Explorer(
         {

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "_build" / "screenshots" / "lab"
 LONG = 900_000  # milliseconds; only to end a test that hangs
 TOKEN = "test"
+FAILED = '[data-mime-type="application/vnd.jupyter.error"]'  # where a traceback stands
 SETTINGS = {
     # All cells stay in the page, so that each can be found, whatever is scrolled into view.
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
@@ -140,24 +141,23 @@ class Reader:
         return self.cell(cell_id).locator(".jp-Cell-outputWrapper")
 
     def run_all(self) -> None:
-        """Run, Run All Cells; wait until every cell whose input is not folded has a number."""
+        """Run, Run All Cells; wait until all unfolded cells have a number, or one has failed."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         self.page.wait_for_function(
-            """places => {
+            """([places, failed]) => {
                 const cells = document.querySelectorAll('.jp-Notebook .jp-Cell');
-                return places.every(place => /^$|\\[\\d+\\]/.test(
+                return document.querySelector(failed) || places.every(place => /^$|\\[\\d+\\]/.test(
                     cells[place].querySelector('.jp-InputPrompt').textContent));
             }""",
-            arg=self.code,
+            arg=[self.code, FAILED],
             timeout=LONG,
         )
         self.wait_until_idle()
 
     def errors(self) -> list[str]:
-        """Tracebacks, and complaints of JupyterLab that it cannot show something."""
-        wrong = '[data-mime-type="application/vnd.jupyter.error"], .jp-RenderedJavaScript-error'
-        found = self.page.locator(wrong).all_inner_texts()
+        """Tracebacks, and what JupyterLab says where it cannot show a widget."""
+        found = self.page.locator(FAILED).all_inner_texts()
         for words in ("Error displaying widget", "Error creating widget"):
             found += self.page.get_by_text(words).all_inner_texts()
         return found

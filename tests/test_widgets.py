@@ -220,6 +220,7 @@ def test_target_explorer_shows_targets_sharpen():
     assert title.startswith("temperature 1: 1.0 effective targets of 8")
     explorer.controls["temperature"].value = 1000.0
     assert "8.0 effective targets" in explorer.figure.axes[0].get_title()
+    assert explorer.figure.axes[0].images[0].get_clim() == (0, 1), "a pale matrix has to look pale"
     explorer.controls["temperature"].value = 1.0
     explorer.controls["scaled"].value = True
     assert "1.0 effective" not in explorer.figure.axes[0].get_title()
