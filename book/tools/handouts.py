@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 import nbformat
-from chapters import title
 from leaks import tags
 from nbformat import NotebookNode
 from settings import BuildError, notebooks, shown
@@ -36,8 +34,8 @@ def table() -> str:
     """Table of all handouts for the page about them, then the archive of all."""
     rows = ["| Chapter | Slides | Student's copy | With solutions |", "|:--|:--|:--|:--|"]
     for path in notebooks():
-        question = escape(title(nbformat.read(path, as_version=4))[0])
-        rows.append(f"| {path.stem[:2]} {question} | " + " | ".join(_links(path.stem)) + " |")
+        chapter = f"{path.stem[:2]} [](../notebooks/{path.name})"
+        rows.append(f"| {chapter} | " + " | ".join(_links(path.stem)) + " |")
     archive = f'<a href="../student/{ALL}" download>All student\'s copies in one archive</a>'
     return "\n".join([*rows, "", f"{archive}, with the tables that some chapters read."])
 
