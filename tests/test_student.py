@@ -268,6 +268,8 @@ def test_the_instructors_edition_opens_solutions(edition, site):
             code = [cell for cell in solutions if cell.cell_type == "code"]
             assert len(page.select(".tag_solution")) == len(code)
             assert len(page.select(".tag_solution.tag_hide-cell")) == (0 if is_open else len(code))
+            labels = [s for s in page.find_all("strong") if s.get_text() == "Solution"]
+            assert len(labels) == (len(code) if is_open else 0)
             boxes = [b for b in page.select(".admonition") if b.p.get_text() == "Solution"]
             assert len(boxes) == len(solutions) - len(code)
             assert all(("dropdown" in box["class"]) != is_open for box in boxes)

@@ -41,11 +41,16 @@ def table() -> str:
 
 
 def unfold(page: NotebookNode) -> None:
-    """Open the solutions of a staged chapter."""
+    """Open the solutions of a staged chapter, and say above code that it is one."""
+    opened = []
     for cell in page.cells:
         if "solution" in tags(cell):
             cell.metadata.tags = [tag for tag in tags(cell) if tag != "hide-cell"]
             cell.source = cell.source.replace(":class: dropdown\n", "")
+            if cell.cell_type == "code":
+                opened.append(nbformat.v4.new_markdown_cell("**Solution**", id=f"is-{cell.id}"))
+        opened.append(cell)
+    page.cells = opened
 
 
 def rename(config: Path) -> None:
