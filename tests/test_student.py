@@ -231,7 +231,7 @@ def test_the_page_of_handouts_lists_each_chapter(site):
     assert len(rows) == len(NOTEBOOKS)
     for row, path in zip(rows, NOTEBOOKS, strict=True):
         targets = [a["href"] for a in row.find_all("a")]
-        assert len(targets) == 3 and all(path.stem in target for target in targets)
+        assert len(targets) == 4 and all(path.stem in target for target in targets)
 
 
 # As executed, and as an edition of the book
@@ -265,10 +265,14 @@ def test_the_instructors_edition_opens_solutions(edition, site):
         for folder, is_open in ((site, False), (edition, True)):
             html = (folder / "notebooks" / f"{path.stem}.html").read_text("utf-8")
             page = BeautifulSoup(html, "html.parser")
-            assert bool(page.select(".tag_solution.tag_hide-cell")) != is_open
+            code = [cell for cell in solutions if cell.cell_type == "code"]
+            assert len(page.select(".tag_solution")) == len(code)
+            assert len(page.select(".tag_solution.tag_hide-cell")) == (0 if is_open else len(code))
+            labels = [s for s in page.find_all("strong") if s.get_text() == "Solution"]
+            assert len(labels) == (len(code) if is_open else 0)
             boxes = [b for b in page.select(".admonition") if b.p.get_text() == "Solution"]
+            assert len(boxes) == len(solutions) - len(code)
             assert all(("dropdown" in box["class"]) != is_open for box in boxes)
-            assert len(page.select(".tag_solution")) + len(boxes) >= len(solutions)
 
 
 @pytest.mark.slow

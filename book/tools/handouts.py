@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 import nbformat
-from chapters import title
 from leaks import tags
 from nbformat import NotebookNode
 from settings import BuildError, notebooks, shown
@@ -36,18 +34,23 @@ def table() -> str:
     """Table of all handouts for the page about them, then the archive of all."""
     rows = ["| Chapter | Slides | Student's copy | With solutions |", "|:--|:--|:--|:--|"]
     for path in notebooks():
-        question = escape(title(nbformat.read(path, as_version=4))[0])
-        rows.append(f"| {path.stem[:2]} {question} | " + " | ".join(_links(path.stem)) + " |")
+        chapter = f"{path.stem[:2]} [](../notebooks/{path.name})"
+        rows.append(f"| {chapter} | " + " | ".join(_links(path.stem)) + " |")
     archive = f'<a href="../student/{ALL}" download>All student\'s copies in one archive</a>'
     return "\n".join([*rows, "", f"{archive}, with the tables that some chapters read."])
 
 
 def unfold(page: NotebookNode) -> None:
-    """Open the solutions of a staged chapter."""
+    """Open the solutions of a staged chapter, and say above code that it is one."""
+    opened = []
     for cell in page.cells:
         if "solution" in tags(cell):
             cell.metadata.tags = [tag for tag in tags(cell) if tag != "hide-cell"]
             cell.source = cell.source.replace(":class: dropdown\n", "")
+            if cell.cell_type == "code":
+                opened.append(nbformat.v4.new_markdown_cell("**Solution**", id=f"is-{cell.id}"))
+        opened.append(cell)
+    page.cells = opened
 
 
 def rename(config: Path) -> None:
