@@ -95,7 +95,10 @@ def quiz_as_text(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
         raise BuildError(f'A cell tagged quiz has to call quiz.ask("NN"):\n{cell.source}')
     cell.metadata.tags.append("remove-cell")
     cell.outputs = []
-    text = nbformat.v4.new_markdown_cell(quiz.as_markdown(quiz.load(asked[1])))
+    # With an id of its own choice nbformat would make the page another one each time.
+    text = nbformat.v4.new_markdown_cell(
+        quiz.as_markdown(quiz.load(asked[1])), id=f"{cell.id}-on-paper"
+    )
     return [cell, text]
 
 
