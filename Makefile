@@ -11,13 +11,15 @@ BUILD := $(VENV) book/tools/build_book.py --data $(DATA) --profile $(PROFILE)
 QUICK ?=
 quick = $(if $(filter-out 0,$(QUICK)),--quick)
 
-.PHONY: help setup book lab test test-all cover lint lock clean clean-all
+.PHONY: help setup book lab student slides test test-all cover lint lock clean clean-all
 .PHONY: benchmark-speed benchmark-metrics benchmark-dense
 .PHONY: tune contest ledger ablations recovery domains
 
 help:
 	@echo "make book             run the notebooks and build the site: _build/html/index.html"
 	@echo "make lab              open the notebooks in JupyterLab"
+	@echo "make student          student's copies of the notebooks, and the book with open solutions"
+	@echo "make slides           one deck of slides a chapter: _build/html/decks"
 	@echo "make test             run the tests"
 	@echo "make test-all         run the slow and the browser tests too"
 	@echo "make benchmark-speed  compare our training step with a plain PyTorch loop"
@@ -46,6 +48,14 @@ book: setup
 
 lab: setup
 	@$(VENV) book/tools/lab.py
+
+student: setup
+	@$(VENV) book/tools/student.py
+	@$(BUILD) --instructor
+
+slides: book
+	@echo "Slides, one deck a chapter:"
+	@ls _build/html/decks/*.html
 
 test: setup
 	$(VENV) -m pytest -m "not slow and not browser"

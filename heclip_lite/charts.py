@@ -193,6 +193,7 @@ def matrices(
     *,
     cmap: str = "viridis",
     shared: bool = False,
+    ends: tuple[float, float] | None = None,
     xlabel: str = "",
     ylabel: str = "",
 ) -> Figure:
@@ -206,6 +207,8 @@ def matrices(
         Colour map; diverging ones are for values around zero.
     shared
         One colour scale for all.
+    ends
+        Ends of the colour scale of all; those of the values where they are left out.
     xlabel, ylabel
         What the columns and rows are.
     """
@@ -219,9 +222,8 @@ def matrices(
         ax.set_axis_off()
     for i, (ax, (name, table)) in enumerate(zip(axes.ravel(), arrays.items(), strict=False)):
         scale = pooled if shared else table
-        drawn = ax.imshow(
-            table, cmap=cmap, vmin=np.nanmin(scale), vmax=np.nanmax(scale), interpolation="nearest"
-        )
+        low, high = ends or (np.nanmin(scale), np.nanmax(scale))
+        drawn = ax.imshow(table, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
         ax.set_title(name)
         ax.set_xlabel(xlabel)
         if i % columns == 0:

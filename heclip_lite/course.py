@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,11 +77,19 @@ def _synthetic(seed: int) -> list[AnnData]:
 
     folder = store.cache_dir() / "synthetic" / f"{store.package_hash()}-{seed}"
     names = [*DATASETS["synthetic"].training, *DATASETS["synthetic"].test]
-    if not all((folder / f"{name}.h5ad").exists() for name in names):
-        for section in synthetic_sections(seed=seed):
-            with store.atomic_path(folder / f"{sections.name_of(section)}.h5ad") as temporary:
-                section.write_h5ad(temporary)
-    return [anndata.read_h5ad(folder / f"{name}.h5ad") for name in names]
+
+    def kept() -> list[AnnData]:
+        return [anndata.read_h5ad(folder / f"{name}.h5ad") for name in names]
+
+    if all((folder / f"{name}.h5ad").exists() for name in names):
+        try:
+            return kept()
+        except Exception:  # anndata and h5py raise many kinds
+            _say(f"The synthetic tissue in {folder} is damaged; it is drawn again.")
+    for section in synthetic_sections(seed=seed):
+        with store.atomic_path(folder / f"{sections.name_of(section)}.h5ad") as temporary:
+            section.write_h5ad(temporary)
+    return kept()
 
 
 def _her2st(seed: int) -> list[AnnData]:
@@ -172,7 +182,8 @@ class Chapter:
     def trained(self, name: str, method: HECLIP) -> HECLIP:
         """`method`, fitted on the training sections: from the workspace if it is there already.
 
-        What an earlier notebook trained is used again only if nothing that could change it did.
+        What an earlier notebook trained is used again only if nothing that could change it did,
+        this package included. What is damaged is trained anew, with a word.
         """
         key = store.content_key(
             [self.data, self.seed, store.package_hash(), method.members],
@@ -181,9 +192,21 @@ class Chapter:
         )
         folder = self.workspace / "models" / f"{name}-{key[:12]}"
         if (folder / "heclip.json").exists():
-            return HECLIP.load(folder)
+            try:
+                return HECLIP.load(folder)
+            except (ValueError, OSError):
+                _say(f"The model in {folder} is damaged; it is trained again.")
+                shutil.rmtree(folder)
         method.checkpoint = folder / "training"
-        method.fit(self.training).save(folder)
+        try:
+            method.fit(self.training)
+        except ValueError as error:
+            if not method.checkpoint.exists() or "checkpoint" not in str(error):
+                raise
+            _say(f"The unfinished training in {folder} is damaged; it starts again.")
+            shutil.rmtree(method.checkpoint)
+            method.fit(self.training)
+        method.save(folder)
         return method
 
     def keep(self, **values: Any) -> None:
@@ -245,7 +268,8 @@ def start(
     Raises
     ------
     ValueError
-        If a name is unknown, or the workspace belongs to another dataset.
+        If a name is unknown, the workspace belongs to another dataset, or one of the two folders
+        cannot be written to.
     """
     for what, value, known in (("DATA", data, DATASETS), ("PROFILE", profile, PROFILES)):
         if value not in known:
@@ -253,6 +277,7 @@ def start(
     started = time.perf_counter()
     workspace, results = Path(workspace).resolve(), Path(results).resolve()
     _claim(workspace, data)
+    _writable("RESULTS", results)
     chosen, size = DATASETS[data], PROFILES[profile]
     network = config.Encoder(encoder, weights)
     read = {sections.name_of(section): section for section in chosen.read(seed)}
@@ -300,16 +325,34 @@ def published(name: str, folder: str | Path = "../book/results") -> tuple[pd.Dat
 
 def _claim(workspace: Path, data: str) -> None:
     """Make the workspace ours, or say whose it is."""
+    _writable("WORKSPACE", workspace)
     label = workspace / "workspace.json"
-    if label.exists():
-        try:
-            owner = json.loads(label.read_text(encoding="utf-8"))["data"]
-        except (json.JSONDecodeError, KeyError) as error:
-            raise ValueError(f"{label} is damaged; delete the folder {workspace}.") from error
-        if owner != data:
-            raise ValueError(
-                f"The workspace {workspace} belongs to {owner}, but DATA is {data}. "
-                "Set WORKSPACE to another folder, or delete this one."
-            )
-    else:
+    if not label.exists():
         store.write_json(label, {"data": data})
+        return
+    try:
+        owner = json.loads(label.read_text(encoding="utf-8"))["data"]
+    except (ValueError, KeyError, TypeError) as error:  # not JSON, or not what we wrote
+        raise ValueError(f"{label} is damaged; delete the folder {workspace}.") from error
+    if owner != data:
+        raise ValueError(
+            f"The workspace {workspace} belongs to {owner}, but DATA is {data}. "
+            "Set WORKSPACE to another folder, or delete this one."
+        )
+
+
+def _writable(parameter: str, folder: Path) -> None:
+    """Make a folder and write to it, so that a long chapter does not fail at its end."""
+    try:
+        with store.atomic_path(folder / ".writable") as temporary:
+            temporary.touch()
+        (folder / ".writable").unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{parameter} is {folder}, which cannot be written to ({error.strerror}). "
+            f"Set {parameter} to another folder."
+        ) from error
+
+
+def _say(text: str) -> None:
+    warnings.warn(text, stacklevel=3)

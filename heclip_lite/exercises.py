@@ -5,95 +5,18 @@ A check never raises, so that a notebook with open exercises still runs to its e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-Wrong = Mapping[str, Any]  # what is wrong, by the result it leads to
-
-
-def _call(function: Callable, arguments: tuple) -> tuple[Any, str]:
-    """The learner's result, and what to tell them if there is none to judge."""
-    import torch
-
-    given = [a.detach().clone() if isinstance(a, torch.Tensor) else np.copy(a) for a in arguments]
-    try:
-        result = function(*arguments)
-    except Exception as error:  # a learner's function may raise anything
-        return None, f"Your function stopped with {type(error).__name__}: {error}"
-    for position, (before, after) in enumerate(zip(given, arguments, strict=True)):
-        if not np.array_equal(np.asarray(before), np.asarray(_plain(after))):
-            return None, (
-                f"Your function changed its argument number {position + 1}. "
-                "Work on a copy: whoever calls it still needs the original."
-            )
-    if result is None:
-        return None, "Not done yet: the function returns None."
-    return result, ""
-
-
-def _plain(value: Any) -> Any:
-    import torch
-
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else value
-
-
-def _judge(
-    function: Callable, arguments: tuple, right: Any, wrong: Wrong, *, tensor: bool = False
-) -> None:
-    """Call `function` and say how its result compares with the right one and known wrong ones."""
-    import torch
-
-    result, trouble = _call(function, arguments)
-    if trouble:
-        print(trouble)
-        return
-    if tensor and not isinstance(result, torch.Tensor):
-        print(f"Return a torch tensor; yours is {_kind(result)}.")
-        return
-    if tensor and any(a.requires_grad for a in arguments) and not result.requires_grad:
-        print(
-            "The value has lost its gradient: nothing could be trained with it. "
-            "Stay in torch, without .detach(), .item() or .numpy()."
-        )
-        return
-    if isinstance(result, list | tuple):
-        print(f"Return one array; yours is {_kind(result)}.")
-        return
-    found, wanted = np.asarray(_plain(result)), np.asarray(_plain(right))
-    if not np.issubdtype(found.dtype, np.number):
-        print(f"Return numbers; yours are of type {found.dtype}.")
-        return
-    if found.shape != wanted.shape:
-        hint = " Is it transposed?" if found.shape == wanted.shape[::-1] != wanted.shape else ""
-        print(f"The shape is {found.shape}, but {wanted.shape} is wanted.{hint}")
-        return
-    if np.allclose(found, wanted, rtol=1e-4, atol=1e-6, equal_nan=True):
-        print("Correct.")
-        return
-    for reason, value in wrong.items():
-        value = np.asarray(_plain(value))
-        if value.shape == found.shape and np.allclose(
-            found, value, rtol=1e-4, atol=1e-6, equal_nan=True
-        ):
-            print(f"Not yet: {reason}")
-            return
-    if not np.isfinite(found).all():
-        print("Not yet: some values are not finite. Do you divide by zero?")
-        return
-    worst = np.unravel_index(np.argmax(np.abs(found - wanted)), found.shape)
-    place = f" at {tuple(map(int, worst))}" if found.ndim else ""
-    print(f"Not yet: the value{place} is {found[worst]:.4g}, but should be {wanted[worst]:.4g}.")
-
-
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}"
+from heclip_lite.answers import judge as _judge
 
 
 def check_log_normalise(function: Callable) -> None:
     """Chapter 01: counts (spots, genes) to log1p of counts per ten thousand."""
     counts = np.random.default_rng(0).poisson(3.0, (5, 7)).astype(float) + 1
+    counts[:, 0] += 3000  # so that the other genes are rare, and log and log1p differ
     totals = counts.sum(1, keepdims=True)
     scaled = 1e4 * counts / totals
     _judge(
@@ -497,5 +420,40 @@ def check_coherence(function: Callable) -> None:
             "you compared all pairs of spots; look at the given pairs only.": (
                 every[np.triu_indices(len(labels), 1)].mean()
             ),
+        },
+    )
+
+
+def check_gain(function: Callable) -> None:
+    """Chapter 00: r of a method (genes,) and of baselines (baselines, genes) to its gain."""
+    method = np.array([0.42, 0.10, 0.31, -0.05, 0.27])
+    baselines = np.array(
+        [
+            [0.00, 0.02, 0.00, 0.01, 0.00],
+            [0.35, 0.02, 0.24, 0.06, 0.21],
+            [0.12, 0.15, 0.30, 0.0, 0.05],
+        ]
+    )
+    means = baselines.mean(1)
+    _judge(
+        function,
+        (method, baselines),
+        method.mean() - means.max(),
+        {
+            "the sign is turned: take the baseline from the method.": means.max() - method.mean(),
+            "that is the gain over the weakest baseline; compare with the best one.": (
+                method.mean() - means.min()
+            ),
+            "that is the gain over the average of the baselines; compare with the best one.": (
+                method.mean() - means.mean()
+            ),
+            "you took the best baseline gene by gene, which is no baseline at all: first average "
+            "each over its genes, then take the best.": method.mean() - baselines.max(0).mean(),
+            "you averaged over the baselines; genes are the second axis (axis=1).": (
+                method.mean() - baselines.mean(0).max()
+            ),
+            "that is the method alone; subtract what its best baseline reaches.": method.mean(),
+            "that is the best baseline alone; subtract it from the method.": means.max(),
+            "that is the method's best gene; average over all of them.": method.max() - means.max(),
         },
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -32,25 +35,71 @@ def pytest_runtest_makereport(item):
     return report
 
 
-def run_build(*arguments: str) -> None:
-    """Run the build tool as ``make book`` does; fail with all it said where it fails."""
-    command = [sys.executable, str(ROOT / "book" / "tools" / "build_book.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, f"{' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}"
+OFFLINE = [sys.executable, str(ROOT / "book" / "tools" / "offline.py")]
+
+
+@functools.cache
+def why_not_offline() -> str:
+    """Why no command can be started without a network here; empty where one can."""
+    done = subprocess.run([*OFFLINE, sys.executable, "-c", ""], capture_output=True, text=True)
+    return done.stderr.strip() if done.returncode else ""
 
 
 @pytest.fixture(scope="session")
-def executed() -> Path:
+def without_network() -> list[str]:
+    """Words before a command that start it without a network; skips where the system has none."""
+    if why_not_offline():
+        pytest.skip(f"offline: {why_not_offline()}")
+    return OFFLINE
+
+
+@pytest.fixture(scope="session")
+def run_build(request):
+    """Run the build tool as ``make book`` does; fail with all it said where it fails.
+
+    It runs without a network wherever the system allows that: the one execution that all tests
+    share is then the proof that none is needed. Where tests ask for this proof, what was
+    executed with a network does not count.
+    """
+    proof = any(item.get_closest_marker("offline") for item in request.session.items)
+    before, after = ([], []) if why_not_offline() else (OFFLINE, ["--offline"] * proof)
+
+    def run(*arguments: str) -> None:
+        tool = [sys.executable, str(ROOT / "book" / "tools" / "build_book.py")]
+        command = [*before, *tool, *arguments, *after]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def executed(run_build) -> Path:
     """Folder of the notebooks executed on the synthetic tissue; unchanged ones are used again."""
     run_build("--notebooks-only")
     return ROOT / "_build" / "notebooks" / "synthetic_fast"
 
 
 @pytest.fixture(scope="session")
-def site(executed: Path) -> Path:
+def site(executed: Path, run_build) -> Path:
     """Folder of the built site, from the same execution."""
     run_build()
     return ROOT / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    """Address of the site on a small server of this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

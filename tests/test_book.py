@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import contents
+import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -23,12 +27,23 @@ PROSE = [
     "index",
     "how_to_use",
     "intended_use",
+    "primers/biology",
+    "primers/programming",
+    "instructor/index",
+    "instructor/schedules",
+    "instructor/chapters",
+    *(f"instructor/notes_{path.stem[:2]}" for path in NOTEBOOKS),
+    "instructor/grading",
+    "instructor/project",
+    "instructor/setup",
+    "instructor/when_machines_fail",
     "notation",
     "glossary",
     "references",
     "api",
     "benchmark",
     "benchmark_dense",
+    "decks",
     "status",
 ]
 MODULES = sorted(p.stem for p in (ROOT / "heclip_lite").glob("*.py") if p.stem[0] != "_")
@@ -37,6 +52,13 @@ MODULES = sorted(p.stem for p in (ROOT / "heclip_lite").glob("*.py") if p.stem[0
 @cache
 def parse(path: Path) -> BeautifulSoup:
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+@cache
+def anchors(path: Path) -> set[str]:
+    """What a link into a page may name."""
+    tags = parse(path).find_all(True)
+    return {"top"} | {tag.get(key) for tag in tags for key in ("id", "name")} - {None}
 
 
 def pages(site: Path) -> list[Path]:
@@ -97,8 +119,7 @@ def test_every_internal_link_and_anchor_resolves(site):
             assert target.exists(), f"{path.relative_to(site)} links to {link['href']}"
             if parts.fragment and target.suffix == ".html":
                 anchor = unquote(parts.fragment)
-                there = parse(target).find(id=anchor) or parse(target).find(attrs={"name": anchor})
-                assert there or anchor == "top", f"{path.relative_to(site)}: {link['href']}"
+                assert anchor in anchors(target), f"{path.relative_to(site)}: {link['href']}"
 
 
 def test_injected_parameters_are_hidden(site, executed):
@@ -168,3 +189,127 @@ def test_an_unchanged_site_is_not_built_again(site):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "site unchanged" in done.stdout, done.stderr
     assert (site / "index.html").stat().st_mtime_ns == written
+
+
+def in_contents(site: Path) -> list[Path]:
+    return [site / f"{name}.html" for name in contents.pages()]
+
+
+def test_previous_and_next_lead_through_the_whole_book(site):
+    order = in_contents(site)
+    for place, path in enumerate(order):
+        page = parse(path)
+        for name, there in (("left-prev", place - 1), ("right-next", place + 1)):
+            link = page.select_one(f".prev-next-area a.{name}")
+            if 0 <= there < len(order):
+                assert link, f"{path.relative_to(site)} has no {name}"
+                assert (path.parent / link["href"]).resolve() == order[there].resolve()
+            else:
+                assert link is None
+
+
+def test_every_picture_of_the_text_is_a_figure_with_a_caption(site):
+    for path in in_contents(site):
+        for image in parse(path).select(".bd-article img"):
+            figure = image.find_parent("figure")
+            name = f"{path.relative_to(site)}: {image['src']}"
+            assert figure, f"{name} is no figure"
+            caption = figure.select_one("figcaption .caption-text")
+            assert caption and len(caption.get_text(strip=True).split()) >= 8, name
+            assert image["alt"].strip() != caption.get_text(strip=True), f"{name} says it twice"
+
+
+def test_captions_can_be_read_alone(site):
+    leaning = re.compile(r"(The same|As above|As before|Likewise|Again|It|This|These|They)\b")
+    for path in in_contents(site):
+        for caption in parse(path).select("figcaption .caption-text"):
+            text = caption.get_text(" ", strip=True)
+            assert not leaning.match(text), f"{path.relative_to(site)}: {text}"
+            assert text[-1] in ".?!)", f"{path.relative_to(site)}: {text}"
+
+
+def test_each_chapter_can_be_downloaded_as_a_notebook(site):
+    for notebook in NOTEBOOKS:
+        path = site / "notebooks" / f"{notebook.stem}.html"
+        links = [a["href"] for a in parse(path).select("a.btn-download-source-button")]
+        (link,) = links
+        offered = (path.parent / link).resolve()
+        text = offered.read_text(encoding="utf-8")
+        assert nbformat.reads(text, as_version=4).cells
+        assert str(ROOT) not in text, "a folder of this machine"
+
+
+def test_a_folded_solution_says_that_it_is_one(site):
+    found = 0
+    for notebook in NOTEBOOKS:
+        for cell in parse(site / "notebooks" / f"{notebook.stem}.html").select(".tag_solution"):
+            found += 1
+            assert cell.select_one("details summary").get_text(strip=True).startswith("Show a sol")
+    assert found
+
+
+def test_every_page_has_the_book_s_style_and_script(site):
+    for path in in_contents(site):
+        page = parse(path)
+        styles = [link["href"] for link in page.select("link[rel=stylesheet]")]
+        scripts = [tag["src"] for tag in page.select("script[src]")]
+        for name, loaded in (("course.css", styles), ("course.js", scripts)):
+            (address,) = [a for a in loaded if name in a]
+            assert (path.parent / urlparse(address).path).resolve().exists()
+
+
+def test_every_page_is_what_the_sources_say(site, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "tools")
+    import freshness
+
+    assert freshness.stale(site) == []
+    assert {p.relative_to(site) for p in pages(site)} == {
+        p.relative_to(site) for p in site.rglob("*.html") if freshness.STAMP.search(p.read_text())
+    }, "every page has its stamps"
+
+
+# Chapters with a table of book/results; the status page has a line on every chapter.
+SHOWING_TABLES = [
+    f"notebooks/{n.stem}" for n in NOTEBOOKS if "course.published" in n.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "pages_made_from_it"),
+    [
+        ("notebooks/01_data.ipynb", {"notebooks/01_data", "book/status"}),
+        ("book/glossary.md", {"book/glossary"}),
+        (
+            "book/results/tried.csv",
+            {"book/benchmark", "book/benchmark_dense", "book/status", *SHOWING_TABLES},
+        ),
+        ("heclip_lite/charts.py", None),
+    ],
+)
+def test_a_changed_source_is_noticed(source, pages_made_from_it, site, tmp_path):
+    """None stands for every page: what the package says or the settings are may be on any."""
+    for folder in ("book", "notebooks", "heclip_lite"):
+        ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    for name in ("_config.yml", "_toc.yml", "requirements.txt"):
+        shutil.copy2(ROOT / name, tmp_path)
+    path = tmp_path / source
+    text = path.read_text(encoding="utf-8")
+    end = text.rindex("\n}") if path.suffix == ".ipynb" else len(text)
+    path.write_text(text[:end] + "\n" + text[end:], encoding="utf-8")
+    tool = str(tmp_path / "book" / "tools" / "freshness.py")
+    command = [sys.executable, "-W", "ignore", tool, str(site)]
+    own = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    named = {line.partition(".html:")[0] for line in done.stdout.splitlines() if ".html:" in line}
+    every = {p.relative_to(site).as_posix().removesuffix(".html") for p in pages(site)}
+    assert named == (every if pages_made_from_it is None else pages_made_from_it)
+
+
+def test_the_style_sheet_thinks_of_paper():
+    """What it does there is tried in a browser: tests/test_browser.py."""
+    text = (ROOT / "book" / "_static" / "course.css").read_text(encoding="utf-8")
+    on_paper = text[text.index("@media print") :]
+    for hidden in (".bd-sidebar-primary", ".prev-next-area", ".bd-header-article", ".copybtn"):
+        assert hidden in on_paper

@@ -1,25 +1,14 @@
-"""The site and JupyterLab in a real browser that reaches nothing but this machine.
+"""The site in a real browser that reaches nothing but this machine; JupyterLab: test_lab.py.
 
 Screenshots of every page go to ``_build/screenshots/<look>/``.
 """
 
 from __future__ import annotations
 
-import functools
-import http.server
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+import contents
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "_build" / "screenshots"
@@ -32,33 +21,6 @@ LOOKS = {
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def toc_pages() -> list[str]:
-    """Every page of the table of contents, and those beside it."""
-
-    def files(entry: dict) -> list[str]:
-        inner = [e for key in ("parts", "chapters", "sections") for e in entry.get(key, [])]
-        own = [entry[key] for key in ("root", "file") if key in entry]
-        return own + [name for e in inner for name in files(e)]
-
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [*files(toc), "genindex", "search", "404", "index"]
-
-
-@pytest.fixture(scope="module")
-def address(site):
-    """Address of the site on a small server of this machine."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 @pytest.fixture(scope="module", params=LOOKS)
 def look(request, chromium):
     """Name of a look, and a browser context that has it."""
@@ -67,7 +29,7 @@ def look(request, chromium):
     context.close()
 
 
-@pytest.mark.parametrize("name", toc_pages())
+@pytest.mark.parametrize("name", contents.pages_and_beside())
 def test_page_is_sound(name, look, address):
     kind, context = look
     page = context.new_page()
@@ -115,46 +77,52 @@ def test_hidden_cells_unfold(chromium, address):
     page.close()
 
 
-@pytest.fixture(scope="module")
-def lab():
-    """Address of JupyterLab as ``make lab`` starts it, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["--no-browser", f"--ServerApp.port={port}", "--IdentityProvider.token=test"]
-    options += ["--ServerApp.ip=127.0.0.1"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.append("--allow-root")
-    server = subprocess.Popen(
-        [sys.executable, "book/tools/lab.py", *options],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # so that it can be ended together with what it starts
+def test_on_paper_everything_is_unfolded_light_and_within_the_sheet(chromium, address):
+    context = chromium.new_context(**LOOKS["dark"])
+    page = context.new_page()
+    page.goto(f"{address}/notebooks/02_contrastive_training.html", wait_until="networkidle")
+    look = """() => ({
+        folded: document.querySelectorAll(
+            ".bd-article details:not([open]), .bd-article .toggle-hidden").length,
+        theme: document.documentElement.dataset.theme,
+    })"""
+    before = page.evaluate(look)
+    assert before["folded"] and before["theme"] == "dark"
+    page.evaluate(f"addEventListener('beforeprint', () => window.printed = ({look})())")
+    page.pdf(format="A4")
+    assert page.evaluate("window.printed") == {"folded": 0, "theme": "light"}
+    assert page.evaluate(look) == before, "on the screen all is as it was"
+    page.set_viewport_size({"width": 680, "height": 960})  # the text of an A4 sheet at 96 dpi
+    page.emulate_media(media="print")
+    furniture = ".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-area"
+    assert page.locator(furniture).count() >= 4
+    assert not [part for part in page.locator(furniture).all() if part.is_visible()]
+    wide, sheet = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= sheet
+    context.close()
+
+
+def test_what_scrolls_can_be_scrolled_from_the_keyboard(chromium, address):
+    page = chromium.new_page(**LOOKS["phone"])
+    page.goto(f"{address}/notebooks/02_contrastive_training.html", wait_until="networkidle")
+    page.evaluate("MathJax.startup.promise")
+    code = page.locator(".cell_input pre").evaluate_all(
+        "parts => parts.filter(p => p.scrollWidth > p.clientWidth).map(p => p.tabIndex)"
     )
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=test", timeout=5)
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert server.poll() is None, "JupyterLab ended"
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+    assert code and set(code) == {0}
+    wide = page.locator(".cell_input pre[tabindex='0']").first
+    wide.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("part => part.scrollLeft > 0", arg=wide.element_handle())
+    page.close()
 
 
-def test_jupyterlab_opens_on_the_first_notebook_with_this_kernel(chromium, lab):
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    folder = KernelSpecManager().get_kernel_spec("python3").resource_dir
-    assert Path(folder).is_relative_to(sys.prefix), "another kernel named python3 comes first"
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(f"{lab}/?token=test")
-    page.locator(".jp-Notebook h1").first.wait_for(timeout=90_000)
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / "jupyterlab.png")
+def test_chapters_show_their_numbers(chromium, address):
+    page = chromium.new_page()
+    page.goto(f"{address}/notebooks/02_contrastive_training.html", wait_until="networkidle")
+    numbers = "parts => parts.map(part => part.dataset.chapter)"
+    assert page.locator(".bd-article h1").evaluate_all(numbers) == ["02"]
+    listed = page.locator(".bd-links a[data-chapter]").evaluate_all(numbers)
+    assert listed == [name[10:12] for name in contents.pages() if name.startswith("notebooks/")]
+    assert page.locator(".prev-next-area [data-chapter]").evaluate_all(numbers) == ["01", "03"]
     page.close()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import nbformat
+import numpy as np
 import pytest
+from nbclient import NotebookClient
 
 from heclip_lite import config, course, methods, sections
 from heclip_lite.store import package_hash
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -89,3 +96,112 @@ def test_unknown_parameters_are_named(tmp_path):
     with pytest.raises(ValueError, match="PROFILE is 'slow'; choose one of fast, full"):
         course.start("09_test", profile="slow", workspace=tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_damaged_model_is_trained_anew_with_a_word(chapter):
+    first = chapter.trained("model", quick(chapter)).predict(chapter.test[0])
+    (folder,) = (chapter.workspace / "models").iterdir()
+    for damage in ("heclip.safetensors", "heclip.json"):
+        (folder / damage).write_bytes(b"{")
+        with pytest.warns(UserWarning, match=r"The model in .* is damaged; it is trained again"):
+            again = chapter.trained("model", quick(chapter))
+        assert np.array_equal(again.predict(chapter.test[0]), first)
+    (folder / "heclip.safetensors").unlink()
+    with pytest.warns(UserWarning, match=r"The model in .* is damaged"):
+        chapter.trained("model", quick(chapter))
+
+
+def test_a_damaged_unfinished_training_starts_again_with_a_word(chapter):
+    first = chapter.trained("model", quick(chapter)).predict(chapter.test[0])
+    (folder,) = (chapter.workspace / "models").iterdir()
+    (folder / "heclip.json").unlink()  # as if it had been stopped before its end
+    states = [path for path in (folder / "training").rglob("*") if path.is_file()]
+    assert states
+    for state in states:
+        state.write_bytes(b"{")
+    with pytest.warns(
+        UserWarning, match=r"The unfinished training in .* is damaged; it starts again"
+    ):
+        again = chapter.trained("model", quick(chapter))
+    assert np.array_equal(again.predict(chapter.test[0]), first)
+
+
+def test_a_workspace_of_an_older_package_is_left_alone_and_not_used(chapter, monkeypatch):
+    old = chapter.trained("model", quick(chapter))
+    before = set((chapter.workspace / "models").iterdir())
+    monkeypatch.setattr("heclip_lite.store.package_hash", lambda: "a newer package")
+    new = chapter.trained("model", quick(chapter))
+    assert new is not old
+    assert len(set((chapter.workspace / "models").iterdir()) - before) == 1
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"\xff\xfe", b"null"])
+def test_a_workspace_that_nobody_understands_is_named(tmp_path, chapter, content):
+    (tmp_path / "workspace" / "workspace.json").write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged; delete the folder"):
+        course.start("09_test", data="small", workspace=tmp_path / "workspace")
+
+
+def test_folders_that_cannot_be_written_to_are_named_at_once(tmp_path, chapter, monkeypatch):
+    unread = replace(course.DATASETS["small"], read=lambda _: pytest.fail("the slides were read"))
+    monkeypatch.setitem(course.DATASETS, "small", unread)
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder", encoding="utf-8")
+    good = tmp_path / "workspace"
+    with pytest.raises(ValueError, match=r"RESULTS is .*file.* cannot be written to.*Set RESULTS"):
+        course.start("09_test", data="small", workspace=good, results=blocked)
+    with pytest.raises(ValueError, match=r"WORKSPACE is .*Set WORKSPACE to another folder"):
+        course.start("09_test", data="small", workspace=blocked / "in", results=tmp_path / "r")
+    assert not list(tmp_path.rglob(".writable*"))
+
+
+def test_damaged_synthetic_slides_are_drawn_again_with_a_word(
+    tmp_path, monkeypatch, small_sections
+):
+    monkeypatch.setenv("HECLIP_LITE_CACHE", str(tmp_path))
+    names = tuple(sections.name_of(section) for section in small_sections)
+    chosen = replace(course.DATASETS["synthetic"], training=names[:-1], test=names[-1:])
+    monkeypatch.setitem(course.DATASETS, "synthetic", chosen)
+    monkeypatch.setattr("heclip_lite.tissue.synthetic_sections", lambda seed: small_sections)
+    first = course._synthetic(1)
+    (path,) = tmp_path.rglob(f"{names[0]}.h5ad")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=r"synthetic tissue in .* is damaged; it is drawn again"):
+        again = course._synthetic(1)
+    assert [s.shape for s in again] == [s.shape for s in first]
+    assert (again[0].X != first[0].X).nnz == 0
+
+
+# Notebooks, twice in one kernel ---------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["01_data", "02_contrastive_training"])
+def test_run_all_twice_in_one_kernel_says_the_same_twice(name, tmp_path):
+    """No cell changes what an earlier one made, and what lies in the workspace is used rightly."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    once = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    folders = f"WORKSPACE, RESULTS = {str(tmp_path / 'w')!r}, {str(tmp_path / 'r')!r}"
+    for cell in once:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source += f"\n{folders}"
+    again = [nbformat.v4.new_code_cell(cell.source) for cell in once]
+    notebook.cells = once + again
+    NotebookClient(
+        notebook, timeout=None, resources={"metadata": {"path": ROOT / "notebooks"}}
+    ).execute()
+    for first, second in zip(once, again, strict=True):
+        assert shown(first) == shown(second), first.source
+
+
+def shown(cell) -> list[str]:
+    """What a cell printed and displayed, but for pictures and progress."""
+    texts = []
+    for output in cell.outputs:
+        assert output.output_type != "error"
+        if output.output_type == "stream" and output.name == "stdout":
+            texts.append(output.text)
+        elif "data" in output and "image/png" not in output.data:
+            kinds = ("text/markdown", "text/html", "text/plain")
+            texts.append(next((output.data[k] for k in kinds if k in output.data), ""))
+    return [re.sub(r"0x[0-9a-f]+|[0-9a-f]{32}", "", text) for text in texts]

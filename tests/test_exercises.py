@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import re
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import sparse
 
-from heclip_lite import evaluation, exercises, genes, losses, metrics, retrieval
+from heclip_lite import answers, evaluation, exercises, genes, losses, metrics, retrieval
 
+ROOT = Path(__file__).resolve().parents[1]
 CHECKS = {name: f for name, f in vars(exercises).items() if name.startswith("check_")}
 
 
@@ -53,6 +59,7 @@ SOLUTIONS = {
     "check_coherence": lambda labels, pairs: float(
         np.mean([labels[a] == labels[b] for a, b in pairs])
     ),
+    "check_gain": lambda m, b: m.mean() - max(row.mean() for row in b),
 }
 
 PLANTED = [
@@ -142,53 +149,234 @@ PLANTED = [
     ("check_counting_ceiling", lambda r: np.sqrt(2 * r / (1 + r)), "below zero"),
     ("check_counting_ceiling", lambda r: 2 * np.clip(r, 0, None) / (1 + r), "square root"),
     ("check_counting_ceiling", lambda r: np.sqrt(np.clip(r, 0, None)), "one half"),
+    ("check_gain", lambda m, b: b.mean(1).max() - m.mean(), "sign is turned"),
+    ("check_gain", lambda m, b: m.mean() - b.mean(), "average of the baselines"),
+    ("check_gain", lambda m, b: (m - b.max(0)).mean(), "gene by gene"),
+    ("check_gain", lambda m, b: (m - b.mean(1).min()).mean(), "weakest baseline"),
+    ("check_gain", lambda m, b: m.mean() - b.mean(0).max(), "second axis"),
+    ("check_gain", lambda m, b: m.mean(), "that is the method alone"),
 ]
+
+
+def said(name, function, capsys) -> str:
+    """What a check prints about a function."""
+    CHECKS[name](function)
+    return capsys.readouterr().out
 
 
 def test_every_check_has_a_solution_and_three_mistakes():
     assert set(SOLUTIONS) == set(CHECKS)
     for name in CHECKS:
-        assert sum(planted == name for planted, *_ in PLANTED) >= 3, name
+        messages = {message for planted, _, message in PLANTED if planted == name}
+        assert len(messages) >= 3, f"{name} needs three mistakes with a message each"
 
 
 @pytest.mark.parametrize("name", SOLUTIONS)
 def test_the_solution_is_correct(name, capsys):
-    CHECKS[name](SOLUTIONS[name])
-    assert capsys.readouterr().out == "Correct.\n"
+    assert said(name, SOLUTIONS[name], capsys) == "Correct.\n"
 
 
 @pytest.mark.parametrize(("name", "function", "message"), PLANTED)
 def test_a_planted_mistake_is_named(name, function, message, capsys):
-    CHECKS[name](function)
-    assert re.search(message, capsys.readouterr().out)
+    assert re.search(message, said(name, function, capsys))
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_no_mistake_looks_like_the_answer_or_like_another_mistake(name, monkeypatch):
+    """Two values that agree would make the check praise a mistake, or give the wrong reason."""
+    judged = {}
+
+    def keep(function, arguments, right, wrong, **options):
+        judged.update({"Correct.": right, **wrong})
+
+    monkeypatch.setattr(exercises, "_judge", keep)
+    CHECKS[name](None)
+    assert len(judged) >= 4
+    values = [(reason, answers.plain(value)) for reason, value in judged.items()]
+    for (reason, one), (other_reason, other) in itertools.combinations(values, 2):
+        alike = one.shape == other.shape and np.allclose(one, other, rtol=1e-3, equal_nan=True)
+        assert not alike, f"{reason!r} and {other_reason!r}"
+
+
+# What a learner's function may do -------------------------------------------------------------
 
 
 def _raises(*_):
     raise KeyError("spot")
 
 
-def _mutates(first, *_):
-    first[0] = 7
-    return first
+def _endless(*arguments):
+    return _endless(*arguments)
+
+
+def _leaves(*_):
+    raise SystemExit
+
+
+def _prints(*_):
+    print("thinking aloud")
+
+
+class Odd:
+    """Something that no array can be made of."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("no")
+
+
+ODD = {
+    "returns None": (lambda *_: None, "Not done yet: the function returns None."),
+    "prints": (_prints, "thinking aloud\nNot done yet: the function prints but returns None."),
+    "raises": (
+        _raises,
+        "Your function stopped with KeyError: 'spot', in its line `raise KeyError(\"spot\")`.",
+    ),
+    "calls itself": (_endless, "Your function calls itself without end"),
+    "ends the program": (_leaves, "Your function ends the whole program"),
+    "takes nothing": (lambda: 1, "Your function is called with "),
+    "takes too much": (lambda a, b, c, d: 1, "but it takes (a, b, c, d)."),
+    "is None": (None, "Give the check your function itself"),
+    "is a result": (np.zeros(3), "it got an array."),
+    "returns a list": (lambda *_: [1, 2], "yours is a list."),
+    "returns a dictionary": (lambda *_: {"r": 1}, "yours is a dict."),
+    "returns text": (lambda *_: "text", "Return "),
+    "returns what is no array": (lambda *_: Odd(), "yours is an Odd"),
+}
+ODD_ARRAYS = {
+    "a function": (lambda *_: np.mean, "You return a function, not its value"),
+    "objects": (lambda *_: np.array([1, "a", None], dtype=object), "of Python objects."),
+    "strings": (lambda *_: np.array(["1", "2"]), "Return numbers; yours are of type <U1."),
+    "truth values": (lambda *_: np.array([True]), "Return numbers; yours are of type bool."),
+    "complex numbers": (lambda *_: np.array([1j]), "Return real numbers; yours are complex"),
+    "a sparse matrix": (lambda *_: sparse.eye(3).tocsr(), "yours is a csr_matrix."),
+    "a generator": (lambda *_: (i for i in range(3)), "yours is a generator"),
+}
+TENSORS = ["check_clip_loss", "check_sharpness", "check_effective_targets", "check_attention"]
+ARRAYS = [name for name in CHECKS if name not in TENSORS]
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("name", CHECKS)
+def test_any_function_is_survived_and_explained(name, what, capsys):
+    function, message = ODD[what]
+    printed = said(name, function, capsys)
+    assert message in printed
+    assert len(printed.splitlines()) == (2 if what == "prints" else 1)
+
+
+@pytest.mark.parametrize("what", ODD_ARRAYS)
+@pytest.mark.parametrize("name", ARRAYS)
+def test_any_array_is_explained(name, what, capsys):
+    function, message = ODD_ARRAYS[what]
+    assert message in said(name, function, capsys)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_of_the_wrong_kind_are_explained(name, capsys):
+    with_gradient = name == "check_clip_loss"
+    assert "Return a torch tensor; yours is a float." in said(name, lambda *_: 1.0, capsys)
+    array = said(name, lambda *_: np.zeros(3), capsys)
+    assert "Return a torch tensor; yours is an array." in array
+    detached = said(name, lambda *a: SOLUTIONS[name](*a).detach(), capsys)
+    assert ("lost its gradient" in detached) == with_gradient
+    flags = said(name, lambda *a: SOLUTIONS[name](*a) > 0, capsys)
+    assert ("gradient" if with_gradient else "type bool") in flags
+    halves = said(name, lambda *a: SOLUTIONS[name](*a).to(torch.complex64), capsys)
+    assert "Return real numbers; yours are complex" in halves
 
 
 @pytest.mark.parametrize("name", CHECKS)
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (lambda *_: None, "Not done yet"),
-        (_raises, "Your function stopped with KeyError"),
-        (lambda *_: [1, 2], "a list"),
-        (lambda *a: torch.full(tuple(a[0].shape), float("nan")), "shape|gradient|finite"),
-        (lambda *_: "text", "text|numbers|a str"),
-    ],
-)
-def test_any_function_is_survived(name, function, message, capsys):
-    CHECKS[name](function)
-    assert re.search(message, capsys.readouterr().out)
+def test_a_wrong_shape_is_explained(name, capsys):
+    def other_shape(*arguments):
+        found = SOLUTIONS[name](*arguments)
+        return (np if name in ARRAYS else torch).reshape(found, (1, 1, -1))
+
+    printed = said(name, other_shape, capsys)
+    assert re.match(r"The shape is \(1, 1, \d+\), but \(.*\).* is wanted\.", printed)
 
 
-@pytest.mark.parametrize("name", ["check_log_normalise", "check_pitch", "check_retrieve"])
-def test_changing_the_input_is_noticed(name, capsys):
-    CHECKS[name](_mutates)
-    assert "changed its argument number 1" in capsys.readouterr().out
+@pytest.mark.parametrize("name", CHECKS)
+def test_values_that_are_not_finite_are_explained(name, capsys):
+    nothing = said(name, lambda *a: SOLUTIONS[name](*a) * float("nan"), capsys)
+    assert nothing == "Not yet: some values are not finite. Do you divide by zero?\n"
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_single_precision_is_good_enough_and_half_is_not(name, capsys):
+    def cast(kind):
+        def function(*arguments):
+            found = SOLUTIONS[name](*arguments)
+            if isinstance(found, torch.Tensor):
+                return found.to(getattr(torch, kind))
+            return np.asarray(found).astype(kind)
+
+        return function
+
+    assert said(name, cast("float32"), capsys) == "Correct.\n"
+    assert re.match("Correct|Not yet: float16 is too coarse", said(name, cast("float16"), capsys))
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_changing_an_argument_is_noticed(name, capsys):
+    def changes(first, *rest):
+        found = SOLUTIONS[name](first, *rest)
+        first[0] = first[0] + 1
+        return found
+
+    printed = said(name, changes, capsys)
+    assert re.match("Your function changed its argument number 1|.*in place", printed)
+    assert said(name, SOLUTIONS[name], capsys) == "Correct.\n", "the next call starts afresh"
+
+
+def test_a_long_message_is_cut(capsys):
+    def shouts(*_):
+        raise ValueError("no " * 500)
+
+    assert len(said("check_pitch", shouts, capsys)) < 300
+
+
+# As the notebooks use them --------------------------------------------------------------------
+
+
+def exercise_cells() -> list[tuple[str, str, str, bool, str]]:
+    """Every cell with a check: chapter, cell, name of the check, whether it solves, its source."""
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for name in re.findall(r"exercises\.(check_\w+)\(", cell.source):
+                if cell.cell_type == "code":
+                    solves = "solution" in cell.metadata.get("tags", [])
+                    found.append((path.stem, cell.id, name, solves, cell.source))
+    return found
+
+
+CELLS = exercise_cells()
+
+
+def imported(chapter: str) -> dict:
+    """What the imports of a chapter make of its names."""
+    names: dict = {}
+    notebook = nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or "%pip" in cell.source:
+            continue
+        for node in ast.parse(cell.source).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                exec(compile(ast.Module([node], []), chapter, "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell[0]}-{cell[1]}")
+def test_stubs_are_not_done_yet_and_solutions_are_correct(cell, capsys):
+    chapter, _, _, solves, source = cell
+    exec(compile(source, chapter, "exec"), imported(chapter))
+    wanted = "Correct.\n" if solves else "Not done yet: the function returns None.\n"
+    assert capsys.readouterr().out == wanted
+
+
+def test_every_check_has_a_stub_and_a_solution_in_its_chapter():
+    for solves in (True, False):
+        named = [name for _, _, name, solved, _ in CELLS if solved == solves]
+        assert sorted(named) == sorted(CHECKS)
+    for chapter, _, name, _, _ in CELLS:
+        assert CHECKS[name].__doc__.startswith(f"Chapter {chapter[:2]}"), name

@@ -100,7 +100,8 @@ def test_binder_leaves_out_only_torch_and_its_libraries():
 
 @pytest.mark.parametrize(
     "target",
-    "help setup book lab test test-all benchmark-speed lint lock clean clean-all".split(),
+    "help setup book lab student slides test test-all benchmark-speed lint lock clean "
+    "clean-all".split(),
 )
 def test_makefile_has_target(target):
     text = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from heclip_lite import domains, genes, interpolation, plotting, superres, tissue, widgets
+from heclip_lite import (
+    config,
+    domains,
+    genes,
+    interpolation,
+    leakage,
+    plotting,
+    sections,
+    superres,
+    tissue,
+    widgets,
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +117,75 @@ def test_what_does_not_fit_is_named_at_once(slides):
         widgets.gene_explorer(held_out, {"a": measured}, panel.genes, gene="NONE")
 
 
-def test_slide_explorer_steps_through_genes(slides):
-    training, _, panel, _ = slides
-    made = widgets.slide_explorer(training, panel.genes)
+def test_slide_explorer_steps_through_sections_and_genes(slides):
+    training, held_out, panel, _ = slides
+    made = widgets.slide_explorer([training, held_out], panel.genes)
     first = plotting.png(made.figure)
     made.controls["gene"].index = 4
     assert panel.genes[4] in title(made)
     assert plotting.png(made.figure) != first
-    with pytest.raises(ValueError, match="NONE"):
-        widgets.slide_explorer(training, ["NONE"])
+    name = sections.name_of(held_out)
+    made.controls["section"].value = name
+    assert made.figure.axes[0].get_title().startswith(name)
+    assert panel.genes[4] in title(made), "the gene stays"
+    shown = widgets.slide_explorer([training, held_out], panel.genes, section=name)
+    assert shown.figure.axes[0].get_title().startswith(name)
+    assert widgets.slide_explorer(training, panel.genes).controls["section"].options
+
+
+def test_slide_explorer_says_what_does_not_exist(slides):
+    training, held_out, panel, _ = slides
+    names = f"{sections.name_of(training)}, {sections.name_of(held_out)}"
+    both = [training, held_out]
+    with pytest.raises(ValueError, match=f"no section 'P9'; there are {names}"):
+        widgets.slide_explorer(both, panel.genes, section="P9")
+    with pytest.raises(ValueError, match=f"no gene 'NONE' in section {names}"):
+        widgets.slide_explorer(both, ["NONE"])
+    with pytest.raises(ValueError, match="no gene to choose"):
+        widgets.slide_explorer(training, [])
+    with pytest.raises(ValueError, match="0 sections"):
+        widgets.slide_explorer([], panel.genes)
+    with pytest.raises(ValueError, match="2 sections with 1 names"):
+        widgets.slide_explorer([training, training], panel.genes)
+
+
+def test_a_gene_that_a_section_does_not_list_is_named_and_the_last_figure_stays(slides):
+    training, held_out, panel, _ = slides
+    gene, name = panel.genes[2], sections.name_of(held_out)
+    fewer = held_out[:, held_out.var_names != gene].copy()
+    made = widgets.slide_explorer([training, fewer], panel.genes)
+    made.choose(gene=gene)
+    before = title(made)
+    with pytest.raises(ValueError, match=f"Section {name} does not list gene {gene}"):
+        made.choose(section=name)
+    assert f"does not list gene {gene}" in made.message and title(made) == before
+    made.choose(gene=panel.genes[3])
+    assert made.message == "" and made.figure.axes[0].get_title().startswith(name)
+
+
+def test_what_is_chosen_from_code_is_checked(slides, explorer):
+    training, _, panel, _ = slides
+    made = widgets.slide_explorer(training, panel.genes)
+    with pytest.raises(ValueError, match=r"Gene: there is no 'NONE'; choose one of .* more"):
+        made.choose(gene="NONE")
+    with pytest.raises(ValueError, match=r"Section: there is no 'P9'; choose one of"):
+        made.choose(section="P9")
+    with pytest.raises(ValueError, match="no control 'spot'; there are section, gene"):
+        made.choose(spot=3)
+    with pytest.raises(ValueError, match="There is no spot 9999"):
+        explorer.choose(spot=9999)
+    with pytest.raises(ValueError, match="there is no 'five'"):
+        explorer.choose(spot="five")
+    explorer.choose(spot=5, method="ridge")
+    assert "in spot 5" in title(explorer)
+
+
+def test_a_choice_that_fails_says_so(slides):
+    made = widgets.slide_explorer(slides[0], slides[2].genes)
+    made._draw = lambda **_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        made.choose(gene=slides[2].genes[1])
+    assert "This choice failed with ZeroDivisionError" in made.message
 
 
 def test_the_figure_is_an_output_of_its_own(tmp_path):
@@ -149,6 +220,7 @@ def test_target_explorer_shows_targets_sharpen():
     assert title.startswith("temperature 1: 1.0 effective targets of 8")
     explorer.controls["temperature"].value = 1000.0
     assert "8.0 effective targets" in explorer.figure.axes[0].get_title()
+    assert explorer.figure.axes[0].images[0].get_clim() == (0, 1), "a pale matrix has to look pale"
     explorer.controls["temperature"].value = 1.0
     explorer.controls["scaled"].value = True
     assert "1.0 effective" not in explorer.figure.axes[0].get_title()
@@ -176,6 +248,14 @@ def test_resolution_explorer_slides_over_factors(slides):
         widgets.resolution_explorer(training, dense, genes=["NONE"])
     with pytest.raises(ValueError, match="no dense section"):
         widgets.resolution_explorer(training, {})
+    with pytest.raises(ValueError, match="there is no '16x'"):
+        explorer.choose(factor="16x")
+    fewer = {4: dense[4], 9: dense[9][:, 1:].copy()}
+    with pytest.raises(ValueError, match=r"dense section of factor 9: There is no gene"):
+        widgets.resolution_explorer(training, fewer, genes=panel.genes[:3])
+    lacking = training[:, training.var_names != panel.genes[0]].copy()
+    with pytest.raises(ValueError, match=f"In section .*: There is no gene '{panel.genes[0]}'"):
+        widgets.resolution_explorer(lacking, dense, genes=panel.genes[:3])
 
 
 def test_domain_explorer_finds_and_scores(slides):
@@ -196,3 +276,29 @@ def test_domain_explorer_finds_and_scores(slides):
     assert legend.get_title().get_text() == "found in expression"
     with pytest.raises(ValueError, match="nothing to find domains in"):
         widgets.domain_explorer(training, {})
+    with pytest.raises(ValueError, match=r"'few' has shape \(5, 2\), but section .* spots"):
+        widgets.domain_explorer(training, {"few": np.zeros((5, 2))})
+    with pytest.raises(ValueError, match=r"no column 'layer' in obs; it has"):
+        widgets.domain_explorer(training, inputs, labels="layer")
+
+
+def test_leak_explorer_shows_a_pipeline_beside_the_honest_one(small_sections):
+    table = leakage.simulate(small_sections, "P1-1", config.AppearanceInput())
+    made = widgets.leak_explorer(table)
+    assert title(made) == "This pipeline: tested on random spots."
+    (ax,) = made.figure.axes
+    honest, reported = ax.lines[0].get_xdata(), ax.lines[1].get_xdata()
+    assert np.allclose(honest, leakage.scores(table))
+    assert np.allclose(reported, leakage.scores(table, leakage.Leaks(split="random spots")))
+    limits = ax.get_xlim()
+    made.choose(split="new donor")
+    assert title(made) == "This pipeline: nothing leaks."
+    assert np.allclose(made.figure.axes[0].lines[1].get_xdata(), honest)
+    made.choose(fitted=True, corrected=True, panel=leakage.PANELS[2])
+    everything = leakage.Leaks("new donor", leakage.PANELS[2], "training and test", "corrected")
+    assert np.allclose(made.figure.axes[0].lines[1].get_xdata(), leakage.scores(table, everything))
+    assert made.figure.axes[0].get_xlim() == limits, "one axis for all choices"
+    with pytest.raises(ValueError, match=r"no column truth; make it with leakage\.simulate"):
+        widgets.leak_explorer(table.drop(columns="truth"))
+    with pytest.raises(ValueError, match="Tested on: there is no 'spots'"):
+        made.choose(split="spots")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from page_figures import Draw, drawer
 from results import code_key, read_results, read_settings
 
 from heclip_lite import plotting, recipes
@@ -25,16 +26,11 @@ SPLITS = {
 
 def fill_in(figures: Path) -> dict[str, str]:
     """Generated text by the marker it replaces; draws the figures into `figures`."""
-    plotting.use_style()
-    figures.mkdir(parents=True, exist_ok=True)
+    draw = drawer(figures, "benchmark")
     contest, record = read_results("contest_her2st")
     ceilings, _ = read_results("ceilings_her2st")
     alike = contest["method"] != contest["method"].map(recipes.without_suffix)
     main = contest[~alike]
-
-    def draw(name: str, figure: object, alt: str) -> str:
-        (figures / f"benchmark-{name}.png").write_bytes(plotting.png(figure))
-        return f"![{alt}](_static/benchmark-{name}.png)"
 
     found = {"benchmark-record": record_text(record, contest) + other_code(TABLES)}
     for split, what in SPLITS.items():
@@ -42,6 +38,9 @@ def fill_in(figures: Path) -> dict[str, str]:
             split,
             plotting.ranking(main, split=split, ceilings=ceilings),
             f"Ranking of methods, controls and oracles by mean correlation {what}.",
+            f"her2st, {what}: mean correlation of each method, control and oracle over two sets "
+            "of genes. Small dots are held-out sections, diamonds their mean. The line is the "
+            "counting ceiling, which is optimistic.",
         )
         found[f"benchmark-{split}"] = "\n\n".join(
             [winner(main, split), picture, score_table(main, split)]
@@ -53,6 +52,8 @@ def fill_in(figures: Path) -> dict[str, str]:
             f"depth-{split}",
             plotting.depth(main, split=split),
             f"Correlation and partial correlation given depth of each method {SPLITS[split]}.",
+            f"her2st, {SPLITS[split]}: what is left of each correlation once library size is "
+            "taken out of truth and prediction.",
         )
         for split in ("section", "donor")
     )
@@ -188,7 +189,7 @@ def record_text(record: dict, table: pd.DataFrame) -> str:
     )
 
 
-def scopes_text(table: pd.DataFrame, draw: object) -> str:
+def scopes_text(table: pd.DataFrame, draw: Draw) -> str:
     """What pooling does to the markers, whose genes are the same in every fold."""
     rows = table[
         (table["split"] == "donor")
@@ -202,6 +203,8 @@ def scopes_text(table: pd.DataFrame, draw: object) -> str:
         plotting.scopes(table, split="donor"),
         "Correlation inside sections and pooled over sections, for each method, leaving out "
         "donors.",
+        "her2st, one donor left out at a time: mean correlation of the marker genes inside "
+        "sections, and with the spots of all sections thrown together.",
     )
     return (
         f"Leaving out donors, *HECLIP recommended* has {ours['per_section']:.3f} on the markers "
@@ -211,7 +214,7 @@ def scopes_text(table: pd.DataFrame, draw: object) -> str:
     )
 
 
-def intervals_text(draw: object) -> str:
+def intervals_text(draw: Draw) -> str:
     """Intervals of the sections that took no part in any choice."""
     table, _ = read_results("intervals_her2st")
     kept = [
@@ -233,6 +236,9 @@ def intervals_text(draw: object) -> str:
                     f"intervals-{split}",
                     plotting.intervals(here),
                     f"Differences to ridge with block-bootstrap intervals, {SPLITS[split]}.",
+                    f"her2st, {SPLITS[split]}: difference to ridge in the mean correlation of the "
+                    "50 most variable genes, with its 95 % interval, on sections that took no "
+                    "part in choosing the recipes.",
                 )
             )
     return "\n\n".join(parts)
@@ -270,7 +276,7 @@ def audit_text() -> str:
     return markdown(shown.reset_index(), left=5)
 
 
-def ledger_text(draw: object) -> str:
+def ledger_text(draw: Draw) -> str:
     """The figure of real sections, and means on both datasets."""
     real, _ = read_results("ledger_her2st")
     made, _ = read_results("ledger_synthetic")
@@ -279,6 +285,9 @@ def ledger_text(draw: object) -> str:
         plotting.ledger(real),
         "What each questionable choice adds to an honest score, and to the score that a pipeline "
         "would report of itself.",
+        "her2st: what each questionable choice adds to an honest score (diamonds) and to the score "
+        "that the pipeline would report of itself (squares). Left: switched on in the clean "
+        "pipeline. Right: what the reference owes to it.",
     )
     columns = {}
     for title, table, truth in (

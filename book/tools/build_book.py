@@ -14,26 +14,44 @@ import sys
 import time
 from pathlib import Path
 
+import freshness
+import offline
+from decks import write_decks
+from results import COMMITTED
 from run_notebooks import run_all
-from settings import BUILD, ROOT, BuildError, shown
+from settings import BUILD, NOTEBOOKS, ROOT, BuildError, shown
 from stage import make_stage, plain_pages
+from student import offer
 
 from heclip_lite.store import content_key, package_hash, write_json
 
 SITE = BUILD / "html"
-RECORD = BUILD / "site.json"
+INSTRUCTOR = BUILD / "instructor"  # the same book with its solutions open
 
 
-def site_key(stage: Path) -> str:
+def site_key(stage: Path, sources: dict) -> str:
     """Key of all a page is made from: staged files, docstrings, tools and versions."""
-    files = sorted(p for folder in (stage, Path(__file__).parent) for p in folder.rglob("*"))
+    folders = (stage, Path(__file__).parent, NOTEBOOKS, COMMITTED)  # the last two are handed out
+    files = sorted(p for folder in folders for p in folder.rglob("*"))
     files = [p for p in files if p.is_file() and "__pycache__" not in p.parts]
     parts = [part for p in files for part in (p.relative_to(ROOT).as_posix(), p.read_bytes())]
-    return content_key(package_hash(), (ROOT / "requirements.txt").read_bytes(), *parts)
+    requirements = (ROOT / "requirements.txt").read_bytes()
+    return content_key(package_hash(), requirements, sources, *parts)
 
 
-def build_site(stage: Path) -> bool:
-    """Build the site from `stage`; return False where it was up to date already.
+def build_site(
+    stage: Path,
+    data: str,
+    profile: str,
+    sources: dict,
+    *,
+    site: Path = SITE,
+    only_offline: bool = False,
+) -> bool:
+    """Build `site` from `stage`; return False where it was up to date already.
+
+    Each page is stamped with its `sources`; with `only_offline` a site that was built in reach
+    of a network does not count.
 
     It is always built whole: Sphinx repeats no warning of a page that it does not read again,
     so that a second, partial build would hide what failed the first.
@@ -43,11 +61,13 @@ def build_site(stage: Path) -> bool:
     BuildError
         If Sphinx warns or fails.
     """
-    key = site_key(stage)
-    if RECORD.exists() and (SITE / "index.html").exists():
-        if json.loads(RECORD.read_text(encoding="utf-8"))["key"] == key:
+    key, outside = site_key(stage, sources), offline.route_out()
+    record = site.with_suffix(".json")
+    if record.exists() and (site / "index.html").exists():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        if known["key"] == key and (known.get("offline") or not only_offline):
             return False
-    work = BUILD / "site"
+    work = site.with_suffix(".work")
     shutil.rmtree(work, ignore_errors=True)
     build = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", build, "build", str(stage), "--path-output", str(work)]
@@ -57,21 +77,26 @@ def build_site(stage: Path) -> bool:
         raise BuildError("The site was not built: mend the warnings above (warnings are errors).")
     for name, text in plain_pages().items():
         (work / "_build" / "html" / name).write_text(text, encoding="utf-8")
-    RECORD.unlink(missing_ok=True)
-    shutil.rmtree(SITE, ignore_errors=True)
-    os.replace(work / "_build" / "html", SITE)
+    offer(work / "_build" / "html")
+    write_decks(work / "_build" / "html", data, profile)
+    freshness.stamp(work / "_build" / "html", data, profile, sources)
+    record.unlink(missing_ok=True)
+    shutil.rmtree(site, ignore_errors=True)
+    os.replace(work / "_build" / "html", site)
     shutil.rmtree(work)
-    write_json(RECORD, {"key": key})
+    write_json(record, {"key": key, "offline": not outside})
     return True
 
 
-def build(data: str, profile: str) -> Path:
+def build(data: str, profile: str, *, instructor: bool = False, only_offline: bool = False) -> Path:
     """Everything; return the address of the first page."""
-    records = run_all(data, profile)
-    clock = time.perf_counter()
-    built = build_site(make_stage(data, profile, records))
+    records = run_all(data, profile, only_offline=only_offline)
+    clock, site = time.perf_counter(), INSTRUCTOR if instructor else SITE
+    sources = freshness.made_from(data, profile)  # before they are read: an edit makes it stale
+    stage = make_stage(data, profile, records, instructor=instructor)
+    built = build_site(stage, data, profile, sources, site=site, only_offline=only_offline)
     print(f"site {f'built in {time.perf_counter() - clock:.0f} s' if built else 'unchanged'}")
-    return SITE / "index.html"
+    return site / "index.html"
 
 
 def main() -> int:
@@ -80,12 +105,23 @@ def main() -> int:
     parser.add_argument("--data", default="synthetic", help="synthetic or her2st")
     parser.add_argument("--profile", default="fast", help="fast or full")
     parser.add_argument("--notebooks-only", action="store_true", help="execute, build no site")
+    parser.add_argument("--instructor", action="store_true", help="build the edition with answers")
+    parser.add_argument(
+        "--offline", action="store_true", help="prove that no network is needed: see offline.py"
+    )
     arguments = parser.parse_args()
+    run = arguments.data, arguments.profile
     try:
+        if arguments.offline and offline.route_out():
+            raise BuildError(
+                "With --offline no route may lead out, and one does. Start it as\n"
+                "    python book/tools/offline.py python book/tools/build_book.py --offline"
+            )
         if arguments.notebooks_only:
-            run_all(arguments.data, arguments.profile)
+            run_all(*run, only_offline=arguments.offline)
         else:
-            print(f"Open {shown(build(arguments.data, arguments.profile))}")
+            options = {"instructor": arguments.instructor, "only_offline": arguments.offline}
+            print(f"Open {shown(build(*run, **options))}")
     except BuildError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

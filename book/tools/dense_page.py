@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from benchmark_page import folded, markdown, other_code
+from page_figures import Draw, drawer
 from results import read_results
 
 from heclip_lite import plotting, recovery
@@ -27,13 +28,7 @@ DOMAINS = {"her2st": "her2st A1", "dlpfc": "DLPFC 151510", "synthetic": "synthet
 
 def fill_in(figures: Path) -> dict[str, str]:
     """Generated text by the marker it replaces; draws the figures into `figures`."""
-    plotting.use_style()
-    figures.mkdir(parents=True, exist_ok=True)
-
-    def draw(name: str, figure: object, alt: str) -> str:
-        (figures / f"dense-{name}.png").write_bytes(plotting.png(figure))
-        return f"![{alt}](_static/dense-{name}.png)"
-
+    draw = drawer(figures, "dense")
     found = {"dense-record": record_text() + other_code(TABLES), "dense-rounds": rounds_text()}
     table, record = read_results("recovery_her2st")
     found["dense-recovery"] = "\n\n".join(
@@ -43,6 +38,10 @@ def fill_in(figures: Path) -> dict[str, str]:
                 "recovery",
                 plotting.recovered(table),
                 "Correlation of each method on spots held out and on all spots, on real sections.",
+                "her2st, each section on its own: mean correlation of the 50 most variable genes "
+                "on spots held out (diamonds; small dots are sections) and on all spots, those "
+                "that were trained on too (open squares). The line is the counting ceiling, which "
+                "is optimistic.",
             ),
             *(
                 folded(f"Means, holding out {what}", means(table, h))
@@ -58,6 +57,8 @@ def fill_in(figures: Path) -> dict[str, str]:
                 "resolution",
                 plotting.resolution(finer),
                 "Correlation with the true expression by the number of points, for each method.",
+                "Synthetic tissue: correlation with the true expression at points between the "
+                "spots, by how densely they lie; means of all sections.",
             ),
             resolution_text(finer),
             folded("Means", resolution_table(finer)),
@@ -71,6 +72,10 @@ def fill_in(figures: Path) -> dict[str, str]:
                 plotting.ledger(ledger),
                 "What each questionable choice of HisToSGE's code adds to the honest score and to "
                 "the pipeline's own.",
+                "her2st, a coarser lattice known and the points between predicted: what each "
+                "questionable choice adds to an honest score (diamonds) and to the score that the "
+                "pipeline would report of itself (squares). Left: switched on in the clean "
+                "pipeline. Right: what the reference owes to it.",
             ),
             ledger_table(),
         ]
@@ -83,6 +88,8 @@ def fill_in(figures: Path) -> dict[str, str]:
                     f"domains-{data}",
                     plotting.domain_scores(domains),
                     f"Adjusted Rand index by input and method, {what}.",
+                    f"Domains on {what}: agreement with the known ones (adjusted Rand index; 1 is "
+                    "perfect, 0 is chance), by what the domains were found in and how.",
                 ),
                 folded(f"All scores, {what}", domain_table(domains)),
             ]
@@ -160,7 +167,7 @@ def means(table: pd.DataFrame, holdout: str) -> str:
     return markdown(shown)
 
 
-def intervals_text(draw: object, record: dict) -> str:
+def intervals_text(draw: Draw, record: dict) -> str:
     """Intervals on the sections that took no part in the choice of the recipe."""
     table, _ = read_results("intervals_recovery_her2st")
     rest = [s for s in record["settings"]["sections"] if s not in record["settings"]["tuned_on"]]
@@ -174,6 +181,9 @@ def intervals_text(draw: object, record: dict) -> str:
         "intervals",
         plotting.intervals(chosen),
         "Differences of each method to HisToSGE with block-bootstrap intervals, by section.",
+        "her2st, random spots held out: difference to HisToSGE in the mean correlation of the 50 "
+        "most variable genes, with its 95 % interval, on sections that took no part in choosing "
+        "the recipe. Points to the right of the line beat it.",
     )
 
 

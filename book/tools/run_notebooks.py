@@ -16,6 +16,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import offline
 import papermill
 from papermill.exceptions import PapermillExecutionError
 from results import COMMITTED
@@ -40,10 +41,12 @@ def input_key(notebook: Path, data: str, profile: str) -> str:
     source = notebook.read_bytes()
     tables = sorted(COMMITTED.glob("*.csv")) if b"course.published" in source else []
     real = data != "synthetic" and os.environ.get("HECLIP_LITE_DATA")
+    quiz = ROOT / "heclip_lite" / "quizzes" / f"{notebook.stem[:2]}.json"
     slides = str(Path(real).expanduser().absolute()) if real else ""
     return content_key(
         source,
         *[table.read_bytes() for table in tables],
+        quiz.read_bytes() if quiz.exists() else b"",
         profile_path(data, profile).read_bytes(),
         (ROOT / "requirements.txt").read_bytes(),
         package_hash(),
@@ -79,20 +82,9 @@ def execute(notebook: Path, data: str, profile: str) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     key = input_key(notebook, data, profile)  # before the run: an edit meanwhile makes it stale
     unfinished = folder / f"{notebook.stem}.unfinished.ipynb"
+    outside = offline.route_out()
     started, clock = time.time(), time.perf_counter()
-    try:
-        with notebook_environment():
-            papermill.execute_notebook(
-                notebook,
-                unfinished,
-                parameters=parameters(data, profile, notebook.stem),
-                kernel_name="python3",
-                cwd=NOTEBOOKS,
-                progress_bar=sys.stderr.isatty(),
-                extra_arguments=["--log-level=CRITICAL"],  # no advice on encrypting local traffic
-            )
-    except PapermillExecutionError as error:
-        raise BuildError(_explain(notebook, unfinished, error)) from None
+    run_cells(notebook, unfinished, parameters(data, profile, notebook.stem))
     seconds = time.perf_counter() - clock
     written = [p for p in result_files(notebook, RESULTS) if p.stat().st_mtime >= started - 2]
     if not written:
@@ -113,14 +105,40 @@ def execute(notebook: Path, data: str, profile: str) -> dict:
         "profile": profile,
         "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "offline": not outside,
     }
     os.replace(unfinished, folder / notebook.name)
     write_json(folder / f"{notebook.stem}.json", record)
     return record
 
 
-def run_all(data: str, profile: str) -> list[dict]:
+def run_cells(notebook: Path, output: Path, values: dict) -> None:
+    """Run `notebook` in its own folder with `values` as parameters, and write it to `output`.
+
+    Raises
+    ------
+    BuildError
+        If a cell fails.
+    """
+    try:
+        with notebook_environment():
+            papermill.execute_notebook(
+                notebook,
+                output,
+                parameters=values,
+                kernel_name="python3",
+                cwd=notebook.parent,
+                progress_bar=sys.stderr.isatty(),
+                extra_arguments=["--log-level=CRITICAL"],  # no advice on encrypting local traffic
+            )
+    except PapermillExecutionError as error:
+        raise BuildError(_explain(notebook, output, error)) from None
+
+
+def run_all(data: str, profile: str, *, only_offline: bool = False) -> list[dict]:
     """Execute every notebook whose inputs have changed; return the records in order.
+
+    With `only_offline` an execution counts only if it was made out of reach of any network.
 
     Raises
     ------
@@ -135,7 +153,7 @@ def run_all(data: str, profile: str) -> list[dict]:
     for number, notebook in enumerate(paths, start=1):
         print(f"[{number}/{len(paths)}] {notebook.stem} ... ", end="", flush=True)
         record = read_record(notebook, data, profile)
-        if record and record["fresh"]:
+        if record and record["fresh"] and (record.get("offline") or not only_offline):
             print(f"unchanged since {record['finished']}", flush=True)
             RESULTS.mkdir(parents=True, exist_ok=True)
             for path in result_files(notebook, run_folder(data, profile) / "results"):

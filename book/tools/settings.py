@@ -65,6 +65,14 @@ def notebook_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
+def site_address(*, repository: bool = False) -> str:
+    """Where the published site is, ending with a slash; or the repository's address."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    address = config["repository"]["url"].rstrip("/")
+    owner, name = address.split("/")[-2:]
+    return address if repository else f"https://{owner}.github.io/{name}/"
+
+
 def shown(path: Path) -> str:
     """`path` as a reader types it: relative to the project."""
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)

@@ -7,46 +7,63 @@ so that the edit, Colab and Binder links of each page are right.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
 
 import benchmark_page
 import dense_page
+import handouts
 import nbformat
 import yaml
 from run_notebooks import result_files
-from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown
+from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown, site_address
+
+from heclip_lite import quiz
 
 STAGE = BUILD / "stage"
+INSTRUCTOR_STAGE = BUILD / "instructor_stage"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+ASKED = re.compile(r"quiz\.ask\(\"(\d\d)\"\)")
 
 
-def make_stage(data: str, profile: str, records: list[dict]) -> Path:
-    """Fill the staging folder anew from the executed notebooks of one run."""
-    shutil.rmtree(STAGE, ignore_errors=True)
+def make_stage(data: str, profile: str, records: list[dict], *, instructor: bool = False) -> Path:
+    """Fill a staging folder anew from the executed notebooks of one run.
+
+    In the instructor's edition solutions stand open.
+    """
+    stage = INSTRUCTOR_STAGE if instructor else STAGE
+    shutil.rmtree(stage, ignore_errors=True)
     skip = shutil.ignore_patterns("tools", "results", "__pycache__", ".ipynb_checkpoints")
-    shutil.copytree(ROOT / "book", STAGE / "book", ignore=skip)
+    shutil.copytree(ROOT / "book", stage / "book", ignore=skip)
     for name in ("_config.yml", "_toc.yml"):
-        shutil.copy2(ROOT / name, STAGE / name)
-    (STAGE / "notebooks").mkdir()
+        shutil.copy2(ROOT / name, stage / name)
+    (stage / "notebooks").mkdir()
     folder = run_folder(data, profile)
     for notebook in notebooks():
-        executed = nbformat.read(folder / notebook.name, as_version=4)
-        nbformat.write(for_the_site(executed), STAGE / "notebooks" / notebook.name)
+        page = for_the_site(nbformat.read(folder / notebook.name, as_version=4))
+        page.cells.insert(1, handouts.line(notebook.stem))
+        if instructor:
+            handouts.unfold(page)
+        nbformat.write(page, stage / "notebooks" / notebook.name)
     for page in (benchmark_page, dense_page):
-        for marker, text in page.fill_in(STAGE / "book" / "_static").items():
-            fill(STAGE / "book" / page.PAGE, marker, text)
-    fill(STAGE / "book" / "status.md", "status-table", status_table(records, folder / "results"))
-    return STAGE
+        for marker, text in page.fill_in(stage / "book" / "_static").items():
+            fill(stage / "book" / page.PAGE, marker, text)
+    fill(stage / "book" / "status.md", "status-table", status_table(records, folder / "results"))
+    fill(stage / "book" / "decks.md", "deck-table", handouts.table())
+    if instructor:
+        handouts.rename(stage / "_config.yml")
+    return stage
 
 
 def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Copy of an executed notebook without what a page must not show or load.
 
-    Injected parameters are hidden.
+    Injected parameters are hidden, and a folded solution says that it is one.
     Widgets go: a page would fetch their scripts from the network, and they answer only to a
     running kernel; the static figure beside them stays.
+    A quiz becomes text, with its answers folded.
     Papermill's notes go too: they name folders of this machine.
     """
     page = nbformat.from_dict(notebook)
@@ -57,9 +74,32 @@ def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         tags = cell.metadata.setdefault("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
+        if "solution" in tags:
+            prompts = {"code_prompt_show": "Show a solution", "code_prompt_hide": "A solution"}
+            cell.metadata["mystnb"] = {**prompts, **cell.metadata.get("mystnb", {})}
         if cell.cell_type == "code":
             cell.outputs = [part for part in cell.outputs if WIDGET not in part.get("data", {})]
+    page.cells = [shown for cell in page.cells for shown in quiz_as_text(cell)]
     return page
+
+
+def quiz_as_text(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """What a page shows for a cell: the cell, or the questions in text where it asks a quiz.
+
+    The cell itself stays, unseen and without its output, for those who download the page.
+    """
+    if "quiz" not in cell.metadata.get("tags", []):
+        return [cell]
+    asked = ASKED.search(cell.source)
+    if cell.cell_type != "code" or not asked:
+        raise BuildError(f'A cell tagged quiz has to call quiz.ask("NN"):\n{cell.source}')
+    cell.metadata.tags.append("remove-cell")
+    cell.outputs = []
+    # With an id of its own choice nbformat would make the page another one each time.
+    text = nbformat.v4.new_markdown_cell(
+        quiz.as_markdown(quiz.load(asked[1])), id=f"{cell.id}-on-paper"
+    )
+    return [cell, text]
 
 
 def fill(page: Path, marker: str, text: str) -> None:
@@ -96,8 +136,7 @@ def plain_pages() -> dict[str, str]:
     The links of the latter are absolute, for it is shown at any depth.
     """
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    owner, name = config["repository"]["url"].rstrip("/").split("/")[-2:]
-    values = {"title": config["title"], "home": f"https://{owner}.github.io/{name}/"}
+    values = {"title": config["title"], "home": site_address()}
     pages = {}
     for path in sorted((ROOT / "book" / "tools" / "pages").glob("*.html")):
         pages[path.name] = path.read_text(encoding="utf-8")

@@ -1,0 +1,25 @@
+"""The pages of the book, read from its table of contents; several test files go through them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pages() -> list[str]:
+    """Pages of the book, without ending, in the order of reading."""
+
+    def files(entry: dict) -> list[str]:
+        inner = [e for key in ("parts", "chapters", "sections") for e in entry.get(key, [])]
+        own = [entry[key] for key in ("root", "file") if key in entry]
+        return own + [name for e in inner for name in files(e)]
+
+    return files(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+
+
+def pages_and_beside() -> list[str]:
+    """Pages of the book, and those that the site has beside them."""
+    return [*pages(), "genindex", "search", "404", "index"]
