@@ -1,4 +1,4 @@
-"""Do the spots lie on the tissue, and would they lie better if the slide were turned or flipped?
+"""Whether spots lie on the tissue, or would if the slide were turned or flipped.
 
 Positions measured on a flipped or turned copy of the image give a section that looks complete,
 trains without complaint, and predicts nothing.

@@ -215,7 +215,10 @@ def read_rows(path: str | os.PathLike, what: str, **options) -> tuple[list[str],
             f"{path} ({what}): the first line has {len(header)} fields, the rows below have "
             f"{rows.shape[1]}. Use one delimiter throughout."
         )
+    filled = rows.iloc[:, 1:].select_dtypes(object) if rows.dtypes.iloc[-1] == object else None
     short = rows.isna().any(axis=1)
+    if filled is not None and filled.shape[1] == rows.shape[1] - 1:  # no number column is left
+        short |= (filled == "").all(axis=1)
     if short.any():
         raise InputError(
             f"{path} ({what}): row {short.argmax() + 1} below the first line is shorter than "
@@ -250,7 +253,7 @@ def _delimiter(path: Path, what: str) -> str:
     }
     if fits:
         return max(fits, key=fits.get)
-    seen = {delimiter: max(width) for delimiter, width in widths.items() if max(width) > 1}
+    seen = {delimiter: max(width) for delimiter, width in widths.items() if max(width[1:]) > 1}
     if not seen:
         raise InputError(f"{path} ({what}) has one column: no delimiter is recognisable.")
     best = max(seen, key=seen.get)

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from heclip_lite import contract
+from heclip_lite.export import OURS, fingerprint
 from heclip_lite.readers_files import InputError, existing, explained
 from heclip_lite.readers_images import as_rgb, check_image_file
 from heclip_lite.readers_parts import (
@@ -22,10 +23,9 @@ from heclip_lite.readers_parts import (
     is_visium,
     lattice_px,
 )
-from heclip_lite.readers_stores import _counts, _positions, _um_from_lattice
+from heclip_lite.readers_stores import counts_of, positions_of, um_from_lattice
 from heclip_lite.readers_visium import pick
 
-OURS = "heclip_lite"  # what export.to_spatialdata keeps in a table's uns
 LARGEST_PIXELS = 4e8  # in memory, 1.2 GB
 
 
@@ -63,9 +63,9 @@ def read_spatialdata(path: Path, options: Options) -> AnnData:
     um_scale = float(np.sqrt(abs(np.linalg.det(back[:2, :2]))))
     shell = AnnData(obs=table.obs.drop(columns=[c for c in ("region",) if c in table.obs]))
     shell.obsm["spatial"] = points
-    counts, positions = chosen(_counts(table, options, place), _positions(shell, place))
+    counts, positions = chosen(counts_of(table, options, place), positions_of(shell, place))
     points = positions[["x", "y"]].to_numpy()
-    um = options.um_per_px or _um_from_lattice(points, positions, options, place)
+    um = options.um_per_px or um_from_lattice(points, positions, options, place)
     diameter = options.spot_diameter_um
     if diameter is None and is_visium(lattice_px(points, positions, place)):
         diameter = VISIUM_SPOT_UM
@@ -175,6 +175,11 @@ def _own(table: AnnData, path: Path, store, options: Options) -> AnnData:
         pixels = _scales(store.images[f"{name}_image"])[0].transpose("y", "x", "c").to_numpy()
         factors = {key: float(value) for key, value in kept["scalefactors"].items()}
         metadata = dict(kept.get("metadata", {}))
+        if fingerprint(pixels, table) != str(kept["fingerprint"]):
+            raise InputError(
+                f"{path} (SpatialData store): image, places or counts are not those that were "
+                "written: it was changed, or parts of it are lost. Export the section again."
+            )
         pictures = {"fullres": pixels} if kept["image"] == "full" else {"hires": pixels}
     if kept["image"] == "full":
         from heclip_lite import images

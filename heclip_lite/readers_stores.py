@@ -55,10 +55,10 @@ def read_h5ad(path: Path, options: Options, *, hest: dict | None = None) -> AnnD
         adata = _of_library(adata, library, place)
     factors = {k: _number(v, f"{place}: scale factor {k}")
                for k, v in _part(entry, "scalefactors").items() if _is_scale(k)}  # fmt: skip
-    counts, positions = chosen(_counts(adata, options, place), _positions(adata, place))
+    counts, positions = chosen(counts_of(adata, options, place), positions_of(adata, place))
     points = positions[["x", "y"]].to_numpy()
     um = options.um_per_px or (hest or {}).get("um_per_px") or factors.get("microns_per_pixel")
-    um = um or _um_from_lattice(points, positions, options, place)
+    um = um or um_from_lattice(points, positions, options, place)
     diameter = options.spot_diameter_um or (hest or {}).get("spot_diameter_um")
     if diameter is None and "spot_diameter_fullres" in factors:
         diameter = factors["spot_diameter_fullres"] * um
@@ -180,8 +180,14 @@ def _of_library(adata: AnnData, library: str, place: str) -> AnnData:
     )
 
 
-def _counts(adata: AnnData, options: Options, place: str) -> Counts:
-    """Whole numbers from X, else from a layer of counts, else from raw."""
+def counts_of(adata: AnnData, options: Options, place: str) -> Counts:
+    """Whole numbers from X, else from a layer of counts, else from raw.
+
+    Raises
+    ------
+    InputError
+        If none of them holds whole numbers, or the one that `options` name is not there.
+    """
     wanted = str(options.counts) if options.counts else None
     offers = {"X": (adata.X, adata.var)}
     offers |= {key: (layer, adata.var) for key, layer in adata.layers.items()}
@@ -214,7 +220,14 @@ def _whole(values: Any) -> bool:
         return bool(data.size and (data >= 0).all() and (data == np.floor(data)).all())
 
 
-def _positions(adata: AnnData, place: str) -> pd.DataFrame:
+def positions_of(adata: AnnData, place: str) -> pd.DataFrame:
+    """``x`` and ``y`` of ``obsm["spatial"]``, with array coordinates and the rest of ``obs``.
+
+    Raises
+    ------
+    InputError
+        If positions are missing or no finite numbers, or a spot occurs twice.
+    """
     if "spatial" not in adata.obsm:
         raise InputError(
             f"{place}: obsm['spatial'] is missing. Set it to the spot centres, (spots, 2): "
@@ -246,7 +259,14 @@ def _positions(adata: AnnData, place: str) -> pd.DataFrame:
     return pd.concat([found, rest], axis=1)
 
 
-def _um_from_lattice(points, positions: pd.DataFrame, options: Options, place: str) -> float:
+def um_from_lattice(points, positions: pd.DataFrame, options: Options, place: str) -> float:
+    """Micrometres per pixel from the pitch that is given, or that of 10x's hexagonal array.
+
+    Raises
+    ------
+    InputError
+        If neither is known.
+    """
     pitch = options.spot_pitch_um
     if pitch is None and is_visium(lattice_px(points, positions, place)):
         pitch = VISIUM_PITCH_UM

@@ -46,7 +46,7 @@ def read_counts(path: str | Path) -> Counts:
         )
     values = rows.iloc[:, 1:]
     for at, kind in enumerate(values.dtypes):
-        if kind == bool or not pd.api.types.is_numeric_dtype(kind):
+        if pd.api.types.is_bool_dtype(kind) or not pd.api.types.is_numeric_dtype(kind):
             text = values.iloc[:, at].astype(str).str.strip()
             values.isetitem(at, numbers(text, f"{path} (counts)", genes[at], spots))
     matrix = sparse.csr_matrix(values.to_numpy(dtype=np.float64))

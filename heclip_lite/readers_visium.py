@@ -127,6 +127,7 @@ def read_visium_hd(path: Path, options: Options) -> AnnData:
         options,
         name=root.resolve().name if root.name != "outs" else root.resolve().parent.name,
         pitch_um=width,
+        spot_um=(0.8 * width, 1.2 * width),
     )
 
 
@@ -145,23 +146,25 @@ def _finish(
     name: str,
     prefix: str = "",
     pitch_um: float = VISIUM_PITCH_UM,
+    spot_um: tuple[float, float] = _SPOT_UM,
 ) -> AnnData:
     """Scale, image and assembly, as for every output of Space Ranger."""
-    known = factors(factors_path) if factors_path.exists() or not options.image else {}
+    inside = options.image is None or str(options.image) in _PICTURES
+    known = factors(factors_path) if inside or factors_path.exists() else {}
     pitch_um = options.spot_pitch_um or pitch_um
     points = positions[["x", "y"]].to_numpy()
     um = options.um_per_px or scale(points, positions, pitch_um, counts.source)
     diameter = options.spot_diameter_um or VISIUM_SPOT_UM
-    if "spot_diameter_fullres" in known and pitch_um == VISIUM_PITCH_UM:
+    if "spot_diameter_fullres" in known and options.spot_pitch_um is None:
         spot = known["spot_diameter_fullres"] * um
-        if not _SPOT_UM[0] <= spot <= _SPOT_UM[1]:
+        if not spot_um[0] <= spot <= spot_um[1]:
             raise InputError(
                 f"{factors_path} (scale factors): its spots would be {spot:.0f} micrometres wide, "
-                f"but are 55, as neighbours lie {pitch_um:g} apart. Scale factors or um_per_px "
-                "belong to another image."
+                f"but must be {spot_um[0]:g} to {spot_um[1]:g}, as neighbours lie {pitch_um:g} "
+                "apart. Scale factors, positions or um_per_px belong to another image."
             )
     image, shrink = _image(pictures, prefix, known, options)
-    if not str(options.image or "") or str(options.image) in _PICTURES:
+    if inside:
         warnings.warn(
             f"Section {options.name or name!r}: no full-resolution image is given, so "
             f"{image.name} is used, with {um / shrink:.1f} micrometres per pixel. "
