@@ -125,7 +125,8 @@ def to_h5ad(section: AnnData, path: str | os.PathLike, predictions: Predictions 
 
 
 def _has_counts(section: AnnData) -> bool:
-    return section.X is not None and section.n_vars > 0
+    """Dense sections hold predictions in X, and no counts."""
+    return sparse.issparse(section.X) and section.n_vars > 0
 
 
 def to_spatialdata(

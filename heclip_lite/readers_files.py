@@ -215,10 +215,9 @@ def read_rows(path: str | os.PathLike, what: str, **options) -> tuple[list[str],
             f"{path} ({what}): the first line has {len(header)} fields, the rows below have "
             f"{rows.shape[1]}. Use one delimiter throughout."
         )
-    filled = rows.iloc[:, 1:].select_dtypes(object) if rows.dtypes.iloc[-1] == object else None
     short = rows.isna().any(axis=1)
-    if filled is not None and filled.shape[1] == rows.shape[1] - 1:  # no number column is left
-        short |= (filled == "").all(axis=1)
+    if pd.api.types.is_object_dtype(rows.dtypes.iloc[-1]):
+        short |= (rows.iloc[:, 1:] == "").all(axis=1)  # one field, the others are filled up
     if short.any():
         raise InputError(
             f"{path} ({what}): row {short.argmax() + 1} below the first line is shorter than "
