@@ -84,6 +84,15 @@ def _said(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def raised_here(error: BaseException) -> bool:
+    """Whether this package raised an exception, and not a library that it called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return module.partition(".")[0] == __name__.partition(".")[0]
+
+
 @contextmanager
 def explained(path: str | os.PathLike, what: str, remedy: str = "Copy it again.") -> Iterator[None]:
     """Whatever a library raises inside becomes one sentence about this file.
