@@ -1,6 +1,6 @@
 """Sections on their way out: ``.h5ad`` and SpatialData, with predictions beside the counts.
 
-What is written here reads back through `readers.read_section` as the same section.
+A section with counts reads back through `readers.read_section` as the same section.
 Predictions of the section's own genes become layers.
 Those of another panel become tables in ``obsm``, whose columns are the genes.
 """

@@ -145,7 +145,7 @@ def read_section(
     layout = detect(path) if layout == "auto" else layout
     try:
         section = _READERS[layout](path, options)
-        check_section(section, counts=section.X is not None and section.n_vars > 0)
+        check_section(section)
     except Exception as error:
         if raised_here(error) and isinstance(error, ValueError | OSError):
             raise
