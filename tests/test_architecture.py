@@ -53,6 +53,7 @@ FLOORS = {
         "methods",
         "recipes",
         "superres",
+        "saved",
     ],
     "judging": [
         "splits",
