@@ -9,8 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from heclip_lite import contract, images, sections, superres
-
-_LIGHT = 180  # a rim darker than this is tissue, not empty slide
+from heclip_lite.readers_images import check_image_file, glass_colour
 
 
 def from_image(
@@ -53,7 +52,8 @@ def from_image(
     ValueError
         If the image is damaged, the scale impossible, no tissue is found, or points lie outside.
     """
-    path, name = Path(path), Path(path).stem if name is None else name
+    path = check_image_file(path)
+    name = path.stem if name is None else name
     low, high = contract.UM_PER_PX_RANGE
     if not low <= um_per_px <= high:
         raise ValueError(
@@ -76,8 +76,7 @@ def from_image(
 def _entry(path: Path, um_per_px: float, spot_diameter_um: float) -> dict:
     """What stands in ``uns["spatial"]``."""
     small = images.preview_of(path)
-    rim = images.rim_colour(small)
-    background = [int(v) for v in rim] if min(rim) >= _LIGHT else [255, 255, 255]
+    background = [int(v) for v in glass_colour(small)]
     return {
         "images": {"hires": small},
         "scalefactors": {

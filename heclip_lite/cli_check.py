@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heclip_lite.cli_files import check_output
+from heclip_lite.cli_results import SECTIONS, write_picture, write_section
 from heclip_lite.cli_sections import Sources, matched, read
 from heclip_lite.cli_support import USER_ERRORS, Overwrite, Report, aligned, message_of, usage
 
@@ -24,9 +25,7 @@ def check(
     ] = None,
     save: Annotated[
         Path | None,
-        typer.Option(
-            help="Write the section as .h5ad, for every other command.", show_default=False
-        ),
+        typer.Option(help="Write the section as .h5ad or .zarr.", show_default=False),
     ] = None,
     overwrite: Overwrite = False,
 ) -> Report:
@@ -40,7 +39,7 @@ def check(
     if picture is not None:
         check_output(picture, suffixes=PICTURES, overwrite=overwrite, inputs=sections.paths)
     if save is not None:
-        check_output(save, suffixes=(".h5ad",), overwrite=overwrite, inputs=sections.paths)
+        check_output(save, suffixes=SECTIONS, overwrite=overwrite, inputs=sections.paths)
     found, described, lines = [], [], []
     for path, options in zip(sections.paths, sections.options, strict=True):
         try:
@@ -54,17 +53,21 @@ def check(
             lines += [f"{path}: usable", *("  " + line for line in _readable(described[-1]))]
     fine = len(found) == len(sections.paths)
     values: dict[str, Any] = {"usable": fine, "sections": described}
-    if fine and len(found) > 1:
-        together = matched(found)
+    counted = all(section.n_vars for section in found)
+    if fine and len(found) > 1 and counted:
+        together, values["genes"] = matched(found)
         values["shared_genes"] = together[0].n_vars
         lines.append(f"All sections together share {together[0].n_vars} genes.")
+        lines += [
+            f"  {row['section']}: {row['kept']} of {row['before']} genes, "
+            f"{row['counts_kept']:.1%} of its counts"
+            for row in values["genes"]
+        ]
     if fine and picture is not None:
         _draw(found, picture)
         values["picture"] = str(picture)
         lines.append(f"Picture: {picture}")
     if fine and save is not None:
-        from heclip_lite.cli_results import write_section
-
         write_section(found[0], save)
         values["saved"] = str(save)
         lines.append(f"Section: {save}")
@@ -75,10 +78,12 @@ def describe(section: AnnData) -> dict[str, Any]:
     """What there is to know of a section before anything is learnt from it."""
     import numpy as np
 
-    from heclip_lite import lattice, sections
+    from heclip_lite import lattice, orientation, sections
 
-    depth = np.asarray(section.X.sum(axis=1)).ravel()
-    detected = section.X.getnnz(axis=1)
+    depth = detected = np.full(section.n_obs, np.nan)  # where there are no counts
+    if section.n_vars:
+        depth, detected = np.asarray(section.X.sum(axis=1)).ravel(), section.X.getnnz(axis=1)
+    looked = orientation.check_orientation(section)
     um, (width, height) = sections.um_per_px(section), sections.image_size(section)
     try:
         grid = lattice.lattice_of(section).kind
@@ -99,14 +104,10 @@ def describe(section: AnnData) -> dict[str, Any]:
         "spot_diameter_um": sections.spot_diameter_um(section),
         "spot_pitch_um": sections.spot_pitch_um(section),
         "lattice": grid,
-        "orientation": orientation(section),
+        "on_tissue": looked.share,
+        "orientation": looked.sentence,
         "labelled_spots": int(known),
     }
-
-
-def orientation(section: AnnData) -> str:
-    """Whether the spots lie on the tissue as they are given."""
-    return "not judged"
 
 
 def _readable(about: dict[str, Any]) -> list[str]:
@@ -134,10 +135,12 @@ def _draw(found: list[AnnData], path: Path) -> None:
     import numpy as np
 
     from heclip_lite import plotting
-    from heclip_lite.cli_results import write_picture
 
     if len(found) == 1:
         write_picture(plotting.slide(found[0]), path)
+        return
+    if not all(section.n_vars for section in found):
+        write_picture(plotting.slides(found), path)
         return
     depths = [np.log10(np.asarray(section.X.sum(axis=1)).ravel()) for section in found]
     write_picture(plotting.slides(found, depths, label="log10 of counts per spot"), path)

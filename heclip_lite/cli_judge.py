@@ -70,7 +70,10 @@ def evaluate(
     _check_unit(by)
     names = check_names(method or ["heclip", "kernel_ridge", "ridge"], controls=True)
     if controls:
-        names += [name for name in CONTROLS if name not in names]
+        # With random weights the ridge itself is the control with a random encoder.
+        untrained = settings.weights == "random" and settings.encoder != "coral"
+        left_out = {*names, "random_encoder"} if untrained and "ridge" in names else set(names)
+        names += [name for name in CONTROLS if name not in left_out]
     runtime.pick_device(device)
     check_output(out, overwrite=overwrite, inputs=sections.paths, mark=RECORD)
     if keep is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SECTIONS = (".h5ad", ".zarr")
-MADE_BY = "heclip_lite"  # key of uns under which a file says how it was made
+MADE_BY = "heclip_lite_run"  # key of uns under which a file says how it was made
 
 
 def write_picture(figure: Figure, path: Path) -> None:
@@ -47,7 +47,7 @@ def write_section(
     path
         Where to.
     made_by
-        How it was made, kept as JSON text in ``uns["heclip_lite"]`` (of a store: of its table).
+        How it was made, kept as JSON text in ``uns["heclip_lite_run"]`` (of a store: of its table).
     """
     from heclip_lite import store
 
@@ -57,17 +57,12 @@ def write_section(
         if note is not None:
             written.uns[MADE_BY] = note
         with store.atomic_path(path) as temporary:
-            written.write_h5ad(temporary)
+            written.write_h5ad(temporary, compression="gzip")
         return
     from heclip_lite import export
 
-    data = export.to_spatialdata(section)
+    data = export.to_spatialdata(section, image="full" if made_by is None else "hires")
     if note is not None:
         next(iter(data.tables.values())).uns[MADE_BY] = note
     with atomic_folder(path) as temporary:
         data.write(temporary)
-
-
-def is_prediction(section: AnnData) -> bool:
-    """Whether a file was written by `predict` or `superres`."""
-    return MADE_BY in section.uns

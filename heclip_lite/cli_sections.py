@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from heclip_lite.cli_support import usage
+from heclip_lite.cli_support import say, usage
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,15 +20,20 @@ _HELP = "A file, a folder, or a name: her2st:C6, dlpfc:151510, synthetic:P1-1."
 # Options of a reader, what they are, and what they mean.
 _OPTIONS: dict[str, tuple[type, str]] = {
     "layout": (str, "How the files are laid out; recognised by default."),
-    "name": (str, "Name of the section."),
+    "name": (str, "Name of the section, or which one where there are several."),
     "donor": (str, "Name of the donor."),
     "um_per_px": (float, "Micrometres per pixel of the full-resolution image."),
     "spot_pitch_um": (float, "Distance of neighbouring spots, to derive the scale from."),
     "spot_diameter_um": (float, "Diameter of a spot."),
-    "image": (Path, "The image, where the files do not name it."),
-    "counts": (Path, "The count table of a section given as plain tables."),
-    "positions": (Path, "The table of spot positions."),
+    "image": (str, "The image, where the files do not name it."),
+    "counts": (str, "Another file of counts, or a layer."),
+    "positions": (str, "Another file of spot positions."),
+    "columns": (str, "Unusual names of columns, such as x=px,y=py,in_tissue=keep."),
+    "bin_um": (float, "Visium HD: width of the bins to take."),
+    "orientation": (str, "Where spots miss the tissue: raise, warn or ignore."),
 }
+_KEPT = 0.99  # share of a section's counts below which their loss is told
+_FILES = ("image", "counts", "positions")
 
 
 def _options(*, many: bool) -> dict[str, inspect.Parameter]:
@@ -95,10 +100,19 @@ class Sources:
         from heclip_lite.contract import check_sections
 
         found = [read(path, **own) for path, own in zip(self.paths, self.options, strict=True)]
-        if len(found) > 1:
-            found = matched(found)
-        check_sections(found)
-        return found
+        if len(found) < 2:
+            check_sections(found)
+            return found
+        made, report = matched(found)
+        for row in report:
+            if row["counts_kept"] < _KEPT:
+                say(
+                    f"Warning: section {row['section']} keeps {row['kept']} of {row['before']} "
+                    f"genes and {row['counts_kept']:.0%} of its counts; the others are not shared "
+                    "by all sections."
+                )
+        check_sections(made)
+        return made
 
 
 @dataclass(frozen=True)
@@ -123,7 +137,7 @@ class Source:
     @property
     def paths(self) -> list[str]:
         """All files it names."""
-        return [self.path, *(str(v) for v in self.options.values() if isinstance(v, Path))]
+        return [self.path, *(self.options[key] for key in _FILES if key in self.options)]
 
     def read(self) -> AnnData:
         """The section, checked."""
@@ -155,7 +169,7 @@ class Slide:
                 raise usage("name a section, or give an image alone.", "SECTION or --image")
             if "um_per_px" not in options:
                 raise usage("an image alone needs its micrometres per pixel.", "--um-per-px")
-            for name in ("layout", "counts", "spot_pitch_um"):
+            for name in ("layout", "counts", "spot_pitch_um", "bin_um", "orientation"):
                 if name in options:
                     raise usage(
                         "it belongs to a section; leave it out with an image alone.",
@@ -167,7 +181,7 @@ class Slide:
     def paths(self) -> list[str]:
         """All files it names."""
         own = [] if self.path is None else [self.path]
-        return [*own, *(str(v) for v in self.options.values() if isinstance(v, Path))]
+        return [*own, *(self.options[key] for key in _FILES if key in self.options)]
 
     def read(self, *, pitch_um: float, spot_diameter_um: float) -> AnnData:
         """The section; of an image alone, points at `pitch_um` unless positions are given."""
@@ -175,11 +189,23 @@ class Slide:
             return read(self.path, **self.options)
         from heclip_lite import bare
 
-        options = dict(self.options)
-        positions = options.pop("positions", None)
+        options = _as_read(self.options)
+        positions, columns = options.pop("positions", None), options.pop("columns", None)
         options.setdefault("spot_diameter_um", spot_diameter_um)
-        points = None if positions is None else read_points(positions)
+        points = None if positions is None else _points(positions, columns)
         return bare.from_image(options.pop("image"), points=points, pitch_um=pitch_um, **options)
+
+
+def _points(path: str, columns: dict[str, str] | None) -> Any:
+    """Points of a table, (points, 2): x, y in pixels; without those off the tissue."""
+    from heclip_lite.readers_parts import read_positions
+
+    table = read_positions(path, columns)
+    if "in_tissue" in table:
+        table = table[table["in_tissue"].astype(bool)]
+    if table.empty:
+        raise ValueError(f"{path} has no spot in tissue.")
+    return table[["x", "y"]].to_numpy(dtype=float)
 
 
 def read(source: str, **options: Any) -> AnnData:
@@ -232,28 +258,27 @@ _NAMED = {"her2st": _her2st, "dlpfc": _dlpfc, "synthetic": _synthetic}
 
 
 def _read_path(path: str, **options: Any) -> AnnData:
-    import anndata
+    from heclip_lite.readers import read_section
 
-    from heclip_lite.contract import check_section
-
-    if not Path(path).exists():
-        raise FileNotFoundError(f"There is no {path}. Name a file, a folder, or her2st:C6.")
-    section = anndata.read_h5ad(path)
-    check_section(section)
-    return section
+    return read_section(path, **_as_read(options))
 
 
-def matched(found: Sequence[AnnData]) -> list[AnnData]:
-    """The sections with their genes named alike."""
-    return list(found)
+def _as_read(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as the readers take them."""
+    found = dict(options)
+    if "columns" in found:
+        pairs = [part.partition("=") for part in found["columns"].split(",")]
+        if not all(key.strip() and name.strip() for key, _, name in pairs):
+            raise usage("write pairs such as x=px,y=py.", "--columns")
+        found["columns"] = {key.strip(): name.strip() for key, _, name in pairs}
+    if "bin_um" in found and float(found["bin_um"]).is_integer():
+        found["bin_um"] = int(found["bin_um"])
+    return found
 
 
-def read_points(path: Path) -> Any:
-    """Points of a table of positions, (points, 2): x, y in pixels."""
-    import pandas as pd
+def matched(found: Sequence[AnnData]) -> tuple[list[AnnData], list[dict[str, Any]]]:
+    """The sections with the same genes under the same names, and what that cost each."""
+    from heclip_lite.gene_ids import match_genes
 
-    table = pd.read_csv(path, sep=None, engine="python")
-    missing = [column for column in ("x", "y") if column not in table]
-    if missing:
-        raise ValueError(f"{path} has no column {missing[0]!r}; name the columns x and y (pixels).")
-    return table[["x", "y"]].to_numpy(dtype=float)
+    made, report = match_genes(found)
+    return made, report.to_dict("records")
