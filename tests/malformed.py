@@ -414,7 +414,9 @@ def _matrices() -> list[Case]:
         return text(f"{MTX}/matrix.mtx.gz", change)
 
     def line(at, new):
-        return lambda t: "\n".join(new if i == at else old for i, old in enumerate(t.split("\n")))
+        return lambda t: "\n".join(
+            new if i == at else old for i, old in enumerate(t.split("\n"))
+        )
 
     return [
         case("mtx.gz cut short", "could not be read", cut(f"{MTX}/matrix.mtx.gz")),
