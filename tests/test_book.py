@@ -22,6 +22,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 PROSE = [
     "index",
     "how_to_use",
+    "command_line",
     "intended_use",
     "notation",
     "glossary",
