@@ -245,7 +245,10 @@ def _folds_of(folder: Path) -> list[Fold]:
     path = folder / RECORD
     try:
         folds = json.loads(path.read_text(encoding="utf-8"))["folds"]
-        return [Fold(tuple(one["training"]), tuple(one["test"])) for one in folds]
+        found = [Fold(tuple(one["training"]), tuple(one["test"])) for one in folds]
+        if not found:
+            raise ValueError("it names no fold")
+        return found
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"There is no {path}; name a folder that heclip-lite evaluate wrote."
