@@ -71,7 +71,11 @@ def train(
     _claim(out, chosen, read, overwrite)
     if hasattr(chosen, "checkpoint"):
         chosen.checkpoint = out / UNFINISHED
-    chosen.fit(read)
+    try:
+        chosen.fit(read)
+    except BaseException:
+        _unclaim(out)
+        raise
     about = {
         "method": name,
         "sections": [_about(section) for section in read],
@@ -167,6 +171,15 @@ def _claim(out: Path, method: Method, read: list[AnnData], overwrite: bool) -> N
             )
         shutil.rmtree(path.parent)
     store.write_json(path, run)
+
+
+def _unclaim(out: Path) -> None:
+    """Leave no folder behind where nothing was learnt yet."""
+    unfinished = out / UNFINISHED
+    if [path.name for path in unfinished.iterdir()] == ["run.json"]:
+        shutil.rmtree(unfinished)
+        if not any(out.iterdir()):
+            out.rmdir()
 
 
 def _about(section: AnnData) -> dict[str, Any]:
