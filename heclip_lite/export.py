@@ -1,6 +1,6 @@
 """Sections on their way out: ``.h5ad`` and SpatialData, with predictions beside the counts.
 
-What is written here reads back through `readers.read_section` as the same section.
+A section with counts reads back through `readers.read_section` as the same section.
 Predictions of the section's own genes become layers.
 Those of another panel become tables in ``obsm``, whose columns are the genes.
 """
@@ -125,7 +125,8 @@ def to_h5ad(section: AnnData, path: str | os.PathLike, predictions: Predictions 
 
 
 def _has_counts(section: AnnData) -> bool:
-    return section.X is not None and section.n_vars > 0
+    """Dense sections hold predictions in X, and no counts."""
+    return sparse.issparse(section.X) and section.n_vars > 0
 
 
 def to_spatialdata(

@@ -115,9 +115,13 @@ def check_orientation(section: AnnData) -> Orientation:
 
 def _sentence(found: Orientation) -> str:
     start = f"{found.share:.0%} of the spots of section {found.section!r} lie on tissue"
+    code = _CODE[found.best]
+    sizes = (
+        ", with w and h the image's width and height in pixels" if {"w", "h"} & set(code) else ""
+    )
     remedy = (
-        f"Correct the positions: x, y = {_CODE[found.best]}, with w and h the width and height "
-        "of the image in pixels; or take the image that the positions were measured on."
+        f"Correct the positions: x, y = {code}{sizes}; or take the image that the positions were "
+        "measured on."
     )
     if found.wrong:
         return f"{start}, but {found.best_share:.0%} would with positions {found.best}. {remedy}"

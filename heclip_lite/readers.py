@@ -20,7 +20,14 @@ from heclip_lite import (
     readers_tables,
     readers_visium,
 )
-from heclip_lite.readers_files import ARCHIVES, PICKLES, InputError, existing, explained
+from heclip_lite.readers_files import (
+    ARCHIVES,
+    PICKLES,
+    InputError,
+    existing,
+    explained,
+    raised_here,
+)
 from heclip_lite.readers_parts import Options
 from heclip_lite.sections import check_section
 
@@ -138,11 +145,16 @@ def read_section(
     layout = detect(path) if layout == "auto" else layout
     try:
         section = _READERS[layout](path, options)
-    except MemoryError as error:
-        raise InputError(f"{path}: reading it as {layout} takes more memory than there is.") from (
-            error
-        )
-    check_section(section, counts=section.X is not None and section.n_vars > 0)
+        check_section(section)
+    except Exception as error:
+        if raised_here(error) and isinstance(error, ValueError | OSError):
+            raise
+        # A part that is there, but of a kind that nothing expects.
+        raise InputError(
+            f"{path} could not be read as {layout}: a part of it is not what it should be "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Write it again, or "
+            "name another layout."
+        ) from error
     return section
 
 

@@ -84,6 +84,15 @@ def _said(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def raised_here(error: BaseException) -> bool:
+    """Whether this package raised an exception, and not a library that it called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return module.partition(".")[0] == __name__.partition(".")[0]
+
+
 @contextmanager
 def explained(path: str | os.PathLike, what: str, remedy: str = "Copy it again.") -> Iterator[None]:
     """Whatever a library raises inside becomes one sentence about this file.
@@ -215,10 +224,9 @@ def read_rows(path: str | os.PathLike, what: str, **options) -> tuple[list[str],
             f"{path} ({what}): the first line has {len(header)} fields, the rows below have "
             f"{rows.shape[1]}. Use one delimiter throughout."
         )
-    filled = rows.iloc[:, 1:].select_dtypes(object) if rows.dtypes.iloc[-1] == object else None
     short = rows.isna().any(axis=1)
-    if filled is not None and filled.shape[1] == rows.shape[1] - 1:  # no number column is left
-        short |= (filled == "").all(axis=1)
+    if pd.api.types.is_object_dtype(rows.dtypes.iloc[-1]):
+        short |= (rows.iloc[:, 1:] == "").all(axis=1)  # one field, the others are filled up
     if short.any():
         raise InputError(
             f"{path} ({what}): row {short.argmax() + 1} below the first line is shorter than "

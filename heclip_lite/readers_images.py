@@ -54,6 +54,8 @@ def check_image_file(path: str | os.PathLike) -> Path:
         except InputError:
             raise
         except ValueError as error:  # it says already what is wrong
+            if isinstance(error.__cause__, PermissionError):
+                raise error.__cause__ from error
             raise InputError(str(error)) from error
     return path
 

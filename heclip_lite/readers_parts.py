@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from heclip_lite import gene_ids, images, orientation
+from heclip_lite import gene_ids, orientation
 from heclip_lite.lattice import Lattice, lattice_of
 from heclip_lite.readers_counts import Counts
 from heclip_lite.readers_files import InputError, existing, explained, numbers, read_rows
 from heclip_lite.readers_images import glass_colour
-from heclip_lite.sections import make_section
+from heclip_lite.sections import make_section, preview
 
 VISIUM_PITCH_UM, VISIUM_SPOT_UM = 100.0, 55.0
 _LARGEST_PX = 1e7  # a slide of 76 mm at 0.01 micrometres
@@ -337,7 +337,6 @@ def assemble(
         )
     positions = positions[seen]
     obs = positions.drop(columns=["x", "y"])
-    small = images.preview_of(pixels if pixels is not None else options.image)
     section = make_section(
         matrix[seen],
         list(unique),
@@ -350,8 +349,8 @@ def assemble(
         image_path=options.image if pixels is None else None,
         spot_names=list(counts.spots[seen]),
         obs=obs if len(obs.columns) else None,
-        background=glass_colour(small),
     )
+    section.uns["spatial"][name]["metadata"]["background"] = list(glass_colour(preview(section)[0]))
     if counts.ids is not None:
         column = gene_ids.IDS if gene_ids.kind_of(counts.ids) == "ids" else gene_ids.SYMBOLS
         if not counts.ids.equals(counts.genes):

@@ -139,7 +139,7 @@ def _own(adata: AnnData, path: Path, options: Options) -> AnnData | None:
     if adata.X is not None:
         with explained(path, "counts"):
             adata.X = sparse.csr_matrix(adata.X, dtype=np.float32)
-    contract.check_section(adata, counts=adata.n_vars > 0 and adata.X is not None)
+    contract.check_section(adata)
     check_places(adata, options)
     return adata
 
