@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from heclip_lite import __version__
+import heclip_lite
 from heclip_lite.cli_check import check, data
 from heclip_lite.cli_domains import domains
 from heclip_lite.cli_judge import audit, evaluate
@@ -39,7 +39,7 @@ EXAMPLES = {
 
 def _version(value: bool) -> None:
     if value:
-        print(f"{PROGRAM} {__version__}")
+        print(f"{PROGRAM} {heclip_lite.__version__}")
         raise typer.Exit
 
 

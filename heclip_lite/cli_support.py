@@ -245,6 +245,10 @@ def note_arguments(arguments: list[str]) -> None:
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
     """What made a result: command, device, versions; the same for the same command."""
-    from heclip_lite import __version__, store
+    import heclip_lite
+    from heclip_lite import store
 
-    return store.provenance(device) | {"command": command_line(), "heclip_lite": __version__}
+    return store.provenance(device) | {
+        "command": command_line(),
+        "heclip_lite": heclip_lite.__version__,
+    }

@@ -216,6 +216,7 @@ def test_what_cannot_be_saved_is_not_trained(here):
 # -- once more, and after an interruption -----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_identical_files(here, monkeypatch):
     both = []
     for folder in ("one", "two"):
@@ -246,6 +247,7 @@ def stop_after(monkeypatch, where, name, calls):
     monkeypatch.setattr(where, name, stopping)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on(here, monkeypatch):
     arguments = [*ALL[:2], *SMALL, "--members", "2", "--epochs", "4"]
     run("train", *arguments, "--out", "whole")
@@ -265,6 +267,7 @@ def test_an_interrupted_training_goes_on(here, monkeypatch):
         assert files[0][name] == files[1][name]
 
 
+@pytest.mark.slow
 def test_finished_folds_are_kept(here, monkeypatch):
     arguments = ["evaluate", *ALL, "--by", "donor", "-m", "ridge", "--no-controls", *SMALL]
     run(*arguments, "--out", "whole", "--keep", "elsewhere")
