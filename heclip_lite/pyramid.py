@@ -320,8 +320,9 @@ class Pyramid:
         megapixels = f"{width * height / 1e6:,.0f} million pixels"
         if self._source.piece > _HUGE:
             warnings.warn(
-                f"{self.path.name} has no tiles: any region decodes {self._source.piece / 1e6:,.0f} "
-                f"million pixels at once ({3 * self._source.piece / 2**30:.1f} GiB). {remedy}",
+                f"{self.path.name} has no tiles: any region decodes "
+                f"{self._source.piece / 1e6:,.0f} million pixels at once "
+                f"({3 * self._source.piece / 2**30:.1f} GiB). {remedy}",
                 stacklevel=3,
             )
         elif len(self.sizes) == 1:

@@ -27,6 +27,8 @@ FLOORS = {
         "tissue_image",
         "tissue_genes",
         "tissue",
+        "slide_files",
+        "pyramid",
     ],
     "learning": [
         "pathology",
@@ -38,6 +40,7 @@ FLOORS = {
         "appearance",
         "features",
         "backbones",
+        "slide_maps",
     ],
     "methods": [
         "retrieval",
@@ -53,6 +56,9 @@ FLOORS = {
         "methods",
         "recipes",
         "superres",
+        "index",
+        "slide_job",
+        "wholeslide",
     ],
     "judging": [
         "splits",
@@ -90,6 +96,8 @@ MAY_IMPORT = {
         "networks",
         "training",
         "retrieval",
+        "index",
+        "slide_maps",
         "heclip",
         "regression",
         "histosge",

@@ -21,6 +21,11 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+def resident_mib() -> float:
+    """Memory that this process holds now, MiB; where the system does not say, its peak."""
+    return _kib("VmRSS") / 2**10 if STATUS.exists() else peak_mib()
+
+
 def start_peak_anew() -> bool:
     """Forget the peak so far, where the system can (Linux); whether it did."""
     try:

@@ -32,6 +32,8 @@ MADE_BY = {
     "domains": ("recipes.everyone", "recipes.histosge", "domains.compare"),
     "resolution": ("recipes.within_slide", "recovery.generation"),
     "dense": ("dense_ledger.ledger",),
+    "wholeslide": ("wholeslide.predict_slide",),
+    "retrieval": ("index.Index", "retrieval.retrieve"),
 }
 
 
