@@ -140,9 +140,8 @@ class Index:
         return asked
 
     def _exact(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        reference = self._unit.to(query.device)
-        if reference.dtype != query.dtype:
-            reference = reference.to(query.dtype)
+        reference = self._unit
+        query = query.to(reference)  # not the other way round: queries are few
         # All references of a query stay together, so that ties come as they do in `retrieve`.
         step = max(1, min(retrieval.CHUNK, _SIMILARITIES // self.size))
         parts = [

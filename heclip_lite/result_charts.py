@@ -380,7 +380,7 @@ def growth(table: pd.DataFrame) -> Figure:
         if column == "search_seconds":
             ax.set_yscale("log")
         else:
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.05 if column == "recall" else None)
     figure.supxlabel("references", fontsize=10.5)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3)

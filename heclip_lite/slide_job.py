@@ -12,7 +12,6 @@ A stopped run goes on where it stopped and ends with the same result.
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import shutil
@@ -153,11 +152,9 @@ class Job:
         plan, probe = self.folder / "plan.json", self.folder / "probe.npy"
         said = self._probe()
         if plan.exists() and probe.exists():
-            kept = json.loads(plan.read_text(encoding="utf-8"))
+            kept = store.cached_json(plan, dict)  # damaged, it is that of no run
             other = [key for key, value in self.settings.items() if kept.get(key) != value]
-            known = np.load(probe, allow_pickle=False)
-            # Threads and devices round differently; another fit differs by far more.
-            if not other and not np.allclose(known, said, rtol=1e-2, atol=1e-3):
+            if not other and not _alike(probe, said):
                 other = ["method"]
             if not other:
                 return
@@ -209,7 +206,7 @@ class Job:
         genes = list(self.method.genes)
         parts = [
             da.from_delayed(
-                dask.delayed(np.load)(self._expression(number), allow_pickle=False),
+                dask.delayed(slide_maps.read_part)(self._expression(number)),
                 shape=(int(stop - start), len(genes)),
                 dtype=np.float32,
             )
@@ -251,19 +248,17 @@ class Job:
             _through(self, "make_from_patches", todo, client, "predict tiles")
             return
         statistics = self.folder / "statistics.npy"
+        tiles: list[int | str] = list(range(len(self._tiles())))
+        spots = [] if self.spots is None else self._spots_parts()
+        standard = [f"spots{part}" for part in range(len(spots))] or tiles
+        needed = todo if statistics.exists() else list(dict.fromkeys([*tiles, *standard]))
+        waiting = [tile for tile in needed if not self._features(tile).exists()]
+        if waiting:
+            maps = [tile for tile in self.maps.tiles() if not self.maps.is_made(tile)]
+            _through(self, "make_map", maps, client, "feature maps")
+            _through(self, "describe", waiting, client, "describe tiles")
         if not statistics.exists():
-            every: list[int | str] = list(range(len(self._tiles())))
-            if self.spots is not None:
-                every += [f"spots{part}" for part in range(len(self._spots_parts()))]
-            waiting = [tile for tile in every if not self._features(tile).exists()]
-            if waiting:
-                maps = [tile for tile in self.maps.tiles() if not self.maps.is_made(tile)]
-                _through(self, "make_map", maps, client, "feature maps")
-                _through(self, "describe", waiting, client, "describe tiles")
-            counted = (
-                range(len(self._tiles())) if self.spots is None else every[len(self._tiles()) :]
-            )
-            found = _mean_and_deviation([self._features(tile) for tile in counted])
+            found = _mean_and_deviation([self._features(tile) for tile in standard])
             with store.atomic_path(statistics) as temporary:
                 np.save(temporary, np.stack(found), allow_pickle=False)
         shutil.rmtree(self.folder / "maps", ignore_errors=True)  # gigabytes that are done with
@@ -283,8 +278,8 @@ class Job:
 
     def make_from_features(self, tile: int) -> None:
         """Expression of one tile from its features and the statistics of the slide."""
-        mean, deviation = np.load(self.folder / "statistics.npy", allow_pickle=False)
-        values = np.load(self._features(tile), mmap_mode="r", allow_pickle=False)
+        mean, deviation = slide_maps.read_part(self.folder / "statistics.npy")
+        values = slide_maps.read_part(self._features(tile))
         made = [
             self._predicted(((part - mean) / (deviation + 1e-6)).astype(np.float32))
             for part in _pieces(values, _ROWS)
@@ -366,16 +361,22 @@ def _pieces(values: np.ndarray, rows: int) -> Iterator[np.ndarray]:
         yield values[start : start + rows]
 
 
+def _alike(path: Path, said: np.ndarray) -> bool:
+    """Whether a fitted method says what it said; threads and devices round differently."""
+    known = slide_maps.read_part(path)
+    return known.shape == said.shape and np.allclose(known, said, rtol=1e-2, atol=1e-3)
+
+
 def _mean_and_deviation(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Of the columns of all files together, one file after the other; float32 (channels,)."""
     total = count = 0
     for path in paths:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        values = slide_maps.read_part(path)
         total = total + values.sum(0, dtype=np.float64)
         count += len(values)
     mean, squares = total / count, 0.0
     for path in paths:
-        for part in _pieces(np.load(path, mmap_mode="r", allow_pickle=False), _ROWS):
+        for part in _pieces(slide_maps.read_part(path), _ROWS):
             squares = squares + ((part - mean) ** 2).sum(0)
     return mean.astype(np.float32), np.sqrt(squares / count).astype(np.float32)
 

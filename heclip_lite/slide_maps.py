@@ -241,7 +241,7 @@ class SlideMaps:
             x = slice(max(columns.start, left), min(columns.stop, left + tile.wide // stride))
             if y.start >= y.stop or x.start >= x.stop:
                 continue
-            part = np.load(self._file(tile, stride), mmap_mode="r", allow_pickle=False)
+            part = read_part(self._file(tile, stride), mmap_mode="r")
             made[
                 :,
                 y.start - rows.start : y.stop - rows.start,
@@ -265,6 +265,23 @@ def _around(centres: np.ndarray, sigma: float, whole: tuple[int, int]) -> list[s
         start = min(max(0, low), math.ceil(side / by) - 1) * by
         found.append(slice(start, min(side, max(high * by, start + by))))
     return found
+
+
+def read_part(path: Path, mmap_mode: str | None = None) -> np.ndarray:
+    """A finished part of a run; one that is damaged is dropped, so that it is made anew.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged.
+    """
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        path.unlink(missing_ok=True)
+        raise ValueError(
+            f"{path} is damaged ({error}) and was dropped. Run the same again to make it anew."
+        ) from error
 
 
 def encoder_of(settings: config.Encoder, device: str) -> encoders.ImageEncoder:

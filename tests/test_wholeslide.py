@@ -236,6 +236,30 @@ def test_parts_of_another_run_are_not_mixed_in(slide, ridge, small_sections, tmp
     assert os.listdir(tmp_path) == ["o.zarr"]
 
 
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [
+        ("maps", "describe"),
+        ("features", "make_from_features"),
+        ("expression", "make_from_features"),
+    ],
+)
+def test_a_damaged_part_is_dropped_and_made_anew(slide, ridge, part, step, tmp_path):
+    out, options = tmp_path / "o.zarr", {"pitch_um": 100.0, "tile_um": 250.0, "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        stopped_after(patch, step, 2)
+        with pytest.raises(KeyboardInterrupt):
+            predict_slide(ridge, slide, out, **options)
+    damaged = sorted((tmp_path / "o.zarr.parts" / part).glob("*.npy"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"is damaged .* and was dropped"):
+        predict_slide(ridge, slide, out, **options)
+    predict_slide(ridge, slide, out, **options)
+    predict_slide(ridge, slide, tmp_path / "w.zarr", **options)
+    first, again = (anndata.read_zarr(tmp_path / name) for name in ("w.zarr", "o.zarr"))
+    np.testing.assert_array_equal(first.X, again.X)
+
+
 def test_a_cluster_gives_the_same(slide, ridge, tmp_path):
     distributed = pytest.importorskip("distributed")
     options = {"pitch_um": 100.0, "tile_um": 250.0, "device": "cpu"}
