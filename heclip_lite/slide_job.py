@@ -411,6 +411,6 @@ def _through(
 
         shared = client.scatter(job, broadcast=True, hash=False)
         futures = [client.submit(_one, shared, step, task, pure=False) for task in tasks]
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             future.result()  # raises what the worker raised
             bar.update()

@@ -29,6 +29,7 @@ PROSE = [
     "api",
     "benchmark",
     "benchmark_dense",
+    "scale",
     "status",
 ]
 MODULES = sorted(p.stem for p in (ROOT / "heclip_lite").glob("*.py") if p.stem[0] != "_")

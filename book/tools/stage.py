@@ -14,6 +14,7 @@ from pathlib import Path
 import benchmark_page
 import dense_page
 import nbformat
+import scale_page
 import yaml
 from run_notebooks import result_files
 from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown
@@ -34,7 +35,7 @@ def make_stage(data: str, profile: str, records: list[dict]) -> Path:
     for notebook in notebooks():
         executed = nbformat.read(folder / notebook.name, as_version=4)
         nbformat.write(for_the_site(executed), STAGE / "notebooks" / notebook.name)
-    for page in (benchmark_page, dense_page):
+    for page in (benchmark_page, dense_page, scale_page):
         for marker, text in page.fill_in(STAGE / "book" / "_static").items():
             fill(STAGE / "book" / page.PAGE, marker, text)
     fill(STAGE / "book" / "status.md", "status-table", status_table(records, folder / "results"))
