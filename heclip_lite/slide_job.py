@@ -138,7 +138,7 @@ class Job:
         """What must be the same for finished tiles to count."""
         return {
             "slide": self.slide.key,
-            "image": config.as_dict(self.image),
+            "image": store.content_key(config.as_dict(self.image)),
             "encoder": encoders.fingerprint(self.image.encoder),
             "pitch_um": self.pitch_um,
             "tile_um": self.tile_um,
