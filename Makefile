@@ -13,6 +13,8 @@ quick = $(if $(filter-out 0,$(QUICK)),--quick)
 
 .PHONY: help setup book lab student slides test test-all cover lint lock clean clean-all
 .PHONY: benchmark-speed benchmark-metrics benchmark-dense
+.PHONY: help setup book lab test test-all cover lint lock clean clean-all
+.PHONY: benchmark-speed benchmark-metrics benchmark-dense benchmark-retrieval benchmark-slide
 .PHONY: tune contest ledger ablations recovery domains
 
 help:
@@ -25,6 +27,8 @@ help:
 	@echo "make benchmark-speed  compare our training step with a plain PyTorch loop"
 	@echo "make benchmark-metrics  compare our metrics and bootstrap with plain loops"
 	@echo "make benchmark-dense  cost of dense prediction against the number of points"
+	@echo "make benchmark-retrieval  time, memory and recall against the number of references"
+	@echo "make benchmark-slide  time and memory of whole slides"
 	@echo "make contest      every method on real slides; also: make ledger, make ablations"
 	@echo "                  (DATA=her2st; at most 2 hours on two cores; QUICK=1: 20 minutes)"
 	@echo "make recovery     the rest of a slide from a part of its spots; make domains: its domains"
@@ -71,6 +75,12 @@ benchmark-metrics: setup
 
 benchmark-dense: setup
 	$(VENV) book/tools/benchmark_dense.py
+
+benchmark-retrieval: setup
+	$(VENV) book/tools/benchmark_retrieval.py
+
+benchmark-slide: setup
+	$(VENV) book/tools/benchmark_slide.py
 
 tune: setup
 	$(VENV) book/tools/tune.py

@@ -351,3 +351,37 @@ def scopes(table: pd.DataFrame, *, split: str, gene_set: str = "fixed") -> Figur
     ax.set_xlabel(f"mean Pearson r over {set_name(gene_set)}")
     ax.legend(loc="lower right")
     return figure
+
+
+def growth(table: pd.DataFrame) -> Figure:
+    """Seconds, memory and recall of each way to search, against the number of references.
+
+    Parameters
+    ----------
+    table
+        ``retrieval.csv``.
+    """
+    panels = {
+        "search_seconds": "seconds for all queries",
+        "search_mib": "MiB beyond the index",
+        "recall": "share of neighbours found",
+    }
+    figure, axes = canvas(1, len(panels), (WIDTH, 3.4))
+    for place, (way, rows) in enumerate(table.groupby("way", sort=False)):
+        rows = rows.sort_values("references")
+        for ax, column in zip(axes[0], panels, strict=True):
+            ax.plot(
+                rows["references"], rows[column], "osD"[place % 3] + "-", label=way, markersize=5,
+                color=COLOURS[place % len(COLOURS)],
+            )  # fmt: skip
+    for ax, (column, title) in zip(axes[0], panels.items(), strict=True):
+        ax.set_xscale("log")
+        ax.set_title(title, fontsize=10.5)
+        if column == "search_seconds":
+            ax.set_yscale("log")
+        else:
+            ax.set_ylim(0, 1.05 if column == "recall" else None)
+    figure.supxlabel("references", fontsize=10.5)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=3)
+    return figure

@@ -39,6 +39,8 @@ FLOORS = {
         "tissue_image",
         "tissue_genes",
         "tissue",
+        "slide_files",
+        "pyramid",
     ],
     "learning": [
         "pathology",
@@ -50,6 +52,7 @@ FLOORS = {
         "appearance",
         "features",
         "backbones",
+        "slide_maps",
     ],
     "methods": [
         "retrieval",
@@ -67,6 +70,9 @@ FLOORS = {
         "superres",
         "bare",
         "saved",
+        "index",
+        "slide_job",
+        "wholeslide",
     ],
     "judging": [
         "splits",
@@ -122,6 +128,8 @@ MAY_IMPORT = {
         "networks",
         "training",
         "retrieval",
+        "index",
+        "slide_maps",
         "heclip",
         "regression",
         "histosge",

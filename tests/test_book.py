@@ -45,6 +45,7 @@ PROSE = [
     "benchmark",
     "benchmark_dense",
     "decks",
+    "scale",
     "status",
 ]
 MODULES = sorted(p.stem for p in (ROOT / "heclip_lite").glob("*.py") if p.stem[0] != "_")

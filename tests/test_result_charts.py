@@ -147,3 +147,28 @@ def test_intervals_have_a_panel_per_section():
     assert len(figure.axes) == 2
     figure = plotting.ceiling_scatter(np.array([0.1, 0.5]), np.array([0.8, 0.9]), xlabel="ceiling")
     assert figure.axes[0].get_xlabel() == "ceiling"
+
+
+def test_growth_shows_every_way_against_the_number_of_references():
+    ways = {"brute": 4.0, "exact": 2.0, "approximate": 1.0}
+    table = pd.DataFrame(
+        {
+            "references": n,
+            "way": way,
+            "search_seconds": n * factor,
+            "search_mib": factor,
+            "recall": 1 / factor,
+        }
+        for n in (1000, 100, 10)
+        for way, factor in ways.items()
+    )
+    figure = plotting.growth(table)
+    assert len(figure.axes) == 3
+    for ax, values in zip(figure.axes, ("search_seconds", "search_mib", "recall"), strict=True):
+        assert ax.get_xscale() == "log"
+        for line, way in zip(ax.get_lines(), ways, strict=True):
+            assert line.get_label() == way
+            np.testing.assert_array_equal(line.get_xdata(), [10, 100, 1000])
+            rows = table[table["way"] == way].sort_values("references")
+            np.testing.assert_array_equal(line.get_ydata(), rows[values])
+    assert figure.axes[2].get_ylim()[1] > 1

@@ -49,6 +49,7 @@ def test_the_tables_are_there():
         *("recovery_her2st", "recovery_synthetic", "intervals_recovery_her2st"),
         *("resolution_synthetic", "dense_ledger_her2st", "dense_ledger_synthetic"),
         *("domains_her2st", "domains_dlpfc", "domains_synthetic"),
+        *("retrieval", "wholeslide"),
     }
 
 

@@ -33,6 +33,8 @@ MADE_BY = {
     "resolution": ("recipes.within_slide", "recovery.generation"),
     "dense": ("dense_ledger.ledger",),
     "speed": ("training.train", "patches.cut_patches", "runtime"),
+    "wholeslide": ("wholeslide.predict_slide",),
+    "retrieval": ("index.Index", "retrieval.retrieve"),
 }
 
 

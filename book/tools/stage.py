@@ -16,6 +16,7 @@ import benchmark_page
 import dense_page
 import handouts
 import nbformat
+import scale_page
 import yaml
 from run_notebooks import result_files
 from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown, site_address
@@ -55,6 +56,13 @@ def make_stage(data: str, profile: str, records: list[dict], *, instructor: bool
     if instructor:
         handouts.rename(stage / "_config.yml")
     return stage
+        executed = nbformat.read(folder / notebook.name, as_version=4)
+        nbformat.write(for_the_site(executed), STAGE / "notebooks" / notebook.name)
+    for page in (benchmark_page, dense_page, scale_page):
+        for marker, text in page.fill_in(STAGE / "book" / "_static").items():
+            fill(STAGE / "book" / page.PAGE, marker, text)
+    fill(STAGE / "book" / "status.md", "status-table", status_table(records, folder / "results"))
+    return STAGE
 
 
 def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
