@@ -457,3 +457,74 @@ def check_gain(function: Callable) -> None:
             "that is the method's best gene; average over all of them.": method.max() - means.max(),
         },
     )
+
+
+def check_um_per_px(function: Callable) -> None:
+    """Chapter 08: places (spots, 2) in pixels and the pitch in um to micrometres per pixel."""
+    x, y = np.meshgrid(np.arange(6) * 130.0, np.arange(5) * 130.0)
+    points = np.stack([x.ravel(), y.ravel()], axis=1)
+    points[-1] += 400  # one lost spot: why a median, not a mean
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    pairs = distances[np.triu_indices(len(points), 1)]
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.min(1)
+    _judge(
+        function,
+        (points, np.array(100.0)),
+        100 / np.median(nearest),
+        {
+            "that is pixels per micrometre; turn the fraction over.": np.median(nearest) / 100,
+            "that is the pitch in pixels; the pitch in micrometres divided by it is the scale.": (
+                np.median(nearest)
+            ),
+            "take the median, so that one lost spot does not count.": 100 / nearest.mean(),
+            "you took all pairs; take each spot's nearest neighbour first.": (
+                100 / np.median(pairs)
+            ),
+            "multiply less, divide more: micrometres per pixel is a division.": (
+                100 * np.median(nearest)
+            ),
+            "you took the farthest neighbour of each spot; take the nearest.": (
+                100 / np.median(np.where(np.isinf(distances), 0, distances).max(1))
+            ),
+        },
+    )
+
+
+def check_merge_columns(function: Callable) -> None:
+    """Chapter 08: counts (spots, columns) and the gene of each column to (spots, genes)."""
+    counts = np.array(
+        [
+            [1.0, 4.0, 2.0, 0.0, 7.0],
+            [3.0, 0.0, 5.0, 2.0, 1.0],
+            [0.0, 6.0, 1.0, 9.0, 4.0],
+        ]
+    )
+    gene_of = np.array([0, 1, 0, 2, 1])
+    columns = [np.flatnonzero(gene_of == gene) for gene in range(3)]
+
+    def merged(how: Callable) -> np.ndarray:
+        return np.stack([how(counts[:, own]) for own in columns], axis=1)
+
+    _judge(
+        function,
+        (counts, gene_of),
+        merged(lambda own: own.sum(1)),
+        {
+            "the last column of a gene has replaced the others; add them up.": (
+                merged(lambda own: own[:, -1])
+            ),
+            "only the first column of each gene is left; add them up.": (
+                merged(lambda own: own[:, 0])
+            ),
+            "that is the mean of a gene's columns; molecules are added up.": (
+                merged(lambda own: own.mean(1))
+            ),
+            "that is the largest of a gene's columns; molecules are added up.": (
+                merged(lambda own: own.max(1))
+            ),
+            "you added up columns in the order they stand; look up the gene of each.": (
+                np.add.reduceat(counts, [0, 2, 4], axis=1)
+            ),
+        },
+    )

@@ -21,6 +21,14 @@ from scipy import sparse
 from scipy.io import mmwrite
 
 from heclip_lite import export, sections
+from heclip_lite.spaceranger import (
+    barcodes,
+    position_table,
+    scale_factors,
+    write_10x_h5,
+    write_small,
+    write_spatial,
+)
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,6 @@ def ensembl(genes) -> list[str]:
     return [f"ENSG{sum(ord(c) * 131**i for i, c in enumerate(g)) % 10**11:011d}" for g in genes]
 
 
-def barcodes(section: AnnData) -> list[str]:
-    """Sixteen letters and ``-1`` per spot, as 10x writes."""
-    letters = np.array(list("ACGT"))
-    return ["".join(letters[(i // 4 ** np.arange(16)) % 4]) + "-1" for i in range(section.n_obs)]
-
-
 # --- Parts ----------------------------------------------------------------------------------
 
 
@@ -90,31 +92,11 @@ def write_image(section: AnnData, path: Path) -> Path:
     return path
 
 
-def write_small(section: AnnData, path: Path, scale: float) -> None:
-    """A shrunken copy; `scale` is its pixels per pixel of the full image."""
-    pixels = Image.fromarray(np.asarray(sections.read_image(section)))
-    size = [max(round(side * scale), 1) for side in pixels.size]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels.resize(size, Image.Resampling.BOX).save(path)
-
-
-def write_10x_h5(section: AnnData, path: Path) -> None:
-    import h5py
-
-    matrix = sparse.csr_matrix(section.X)  # spots x genes by row = genes x spots by column
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        group = file.create_group("matrix")
-        group["barcodes"] = np.array(barcodes(section), dtype="S")
-        group["data"] = matrix.data.astype(np.int32)
-        group["indices"] = matrix.indices.astype(np.int64)
-        group["indptr"] = matrix.indptr.astype(np.int64)
-        group["shape"] = np.array(matrix.shape[::-1], dtype=np.int32)
-        features = group.create_group("features")
-        features["name"] = np.array(list(section.var_names), dtype="S")
-        features["id"] = np.array(ensembl(section.var_names), dtype="S")
-        features["feature_type"] = np.array(["Gene Expression"] * section.n_vars, dtype="S")
-        features["genome"] = np.array(["GRCh38"] * section.n_vars, dtype="S")
+def with_ids(section: AnnData) -> AnnData:
+    """The section with an Ensembl id for each gene."""
+    section = section.copy()
+    section.var["gene_ids"] = ensembl(section.var_names)
+    return section
 
 
 def write_10x_mtx(section: AnnData, folder: Path, *, prefix: str = "", packed: bool = True) -> None:
@@ -133,55 +115,17 @@ def write_10x_mtx(section: AnnData, folder: Path, *, prefix: str = "", packed: b
         (folder / f"{prefix}{name}{end}").write_bytes(data)
 
 
-def position_table(section: AnnData) -> pd.DataFrame:
-    """Space Ranger's columns, the section's spots and one off the tissue."""
-    points = section.obsm["spatial"]
-    table = pd.DataFrame(
-        {
-            "barcode": barcodes(section),
-            "in_tissue": 1,
-            "array_row": section.obs["array_row"].to_numpy(),
-            "array_col": section.obs["array_col"].to_numpy(),
-            "pxl_row_in_fullres": points[:, 1],
-            "pxl_col_in_fullres": points[:, 0],
-        }
-    )
-    off = table.iloc[[0]].assign(barcode="T" * 16 + "-1", in_tissue=0)
-    return pd.concat([off, table], ignore_index=True)
-
-
-def scale_factors(section: AnnData, hires: float, lowres: float) -> dict:
-    """As Space Ranger gives them: its spot diameter means 65 micrometres."""
-    return {
-        "tissue_hires_scalef": hires,
-        "tissue_lowres_scalef": lowres,
-        "spot_diameter_fullres": 65.0 / sections.um_per_px(section),
-        "fiducial_diameter_fullres": 105.0 / sections.um_per_px(section),
-    }
-
-
-def write_spatial(section: AnnData, folder: Path, *, positions: str) -> None:
-    """The folder ``spatial`` of Space Ranger."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_small(section, folder / "tissue_hires_image.png", 0.5)
-    write_small(section, folder / "tissue_lowres_image.png", 0.2)
-    (folder / "scalefactors_json.json").write_text(json.dumps(scale_factors(section, 0.5, 0.2)))
-    table = position_table(section)
-    if positions.endswith(".parquet"):
-        table.to_parquet(folder / positions)
-    else:
-        table.to_csv(folder / positions, index=False, header="list" not in positions)
-
-
 # --- Layouts --------------------------------------------------------------------------------
 
 
 def visium(section, folder, *, counts="h5", positions="tissue_positions.csv", image="full"):
     """A Space Ranger folder; the full-resolution image lies beside it."""
     root = folder / sections.name_of(section)
-    write_spatial(section, root / "spatial", positions=positions)
+    write_spatial(
+        section, root / "spatial", positions=positions, factors=scale_factors(section, 0.5, 0.2)
+    )
     if counts == "h5":
-        write_10x_h5(section, root / "filtered_feature_bc_matrix.h5")
+        write_10x_h5(with_ids(section), root / "filtered_feature_bc_matrix.h5")
     else:
         write_10x_mtx(section, root / "filtered_feature_bc_matrix")
     options = {"donor": sections.donor_of(section)}
@@ -197,8 +141,13 @@ def visium_hd(section, folder):
     root = folder / sections.name_of(section)
     width = round(sections.spot_pitch_um(section))
     inner = root / "binned_outputs" / f"square_{width:03d}um"
-    write_10x_h5(section, inner / "filtered_feature_bc_matrix.h5")
-    write_spatial(section, inner / "spatial", positions="tissue_positions.parquet")
+    write_10x_h5(with_ids(section), inner / "filtered_feature_bc_matrix.h5")
+    write_spatial(
+        section,
+        inner / "spatial",
+        positions="tissue_positions.parquet",
+        factors=scale_factors(section, 0.5, 0.2),
+    )
     um = sections.um_per_px(section)
     factors = scale_factors(section, 0.5, 0.2) | {
         "bin_size_um": float(width),

@@ -22,6 +22,7 @@ FLOORS = {
         "registration",
         "lattice",
         "export",
+        "spaceranger",
         "datasets",
         "orientation",
         "readers_files",

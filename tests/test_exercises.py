@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import sparse
+from scipy.spatial.distance import pdist, squareform
 
 from heclip_lite import answers, evaluation, exercises, genes, losses, metrics, retrieval
 
@@ -24,6 +25,10 @@ def _pitch(spatial, um_per_px):
     distances = np.linalg.norm(spatial[:, None] - spatial[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     return np.median(distances.min(1)) * um_per_px
+
+
+def _nearest(points):
+    return np.sort(squareform(pdist(points)), axis=1)[:, 1]
 
 
 def _mean_and_error(values):
@@ -60,6 +65,10 @@ SOLUTIONS = {
         np.mean([labels[a] == labels[b] for a, b in pairs])
     ),
     "check_gain": lambda m, b: m.mean() - max(row.mean() for row in b),
+    "check_um_per_px": lambda points, pitch_um: pitch_um / _pitch(points, 1.0),
+    "check_merge_columns": lambda counts, gene_of: np.stack(
+        [np.bincount(gene_of, weights=row) for row in counts]
+    ),
 }
 
 PLANTED = [
@@ -155,6 +164,24 @@ PLANTED = [
     ("check_gain", lambda m, b: (m - b.mean(1).min()).mean(), "weakest baseline"),
     ("check_gain", lambda m, b: m.mean() - b.mean(0).max(), "second axis"),
     ("check_gain", lambda m, b: m.mean(), "that is the method alone"),
+    ("check_um_per_px", lambda p, pitch: _pitch(p, 1.0) / pitch, "turn the fraction over"),
+    ("check_um_per_px", lambda p, pitch: _pitch(p, 1.0), "pitch in pixels"),
+    ("check_um_per_px", lambda p, pitch: _pitch(p, pitch), "divide more"),
+    ("check_um_per_px", lambda p, pitch: pitch / np.median(pdist(p)), "all pairs"),
+    ("check_um_per_px", lambda p, pitch: pitch / np.mean(_nearest(p)), "take the median"),
+    ("check_merge_columns", lambda c, g: c[:, [2, 4, 3]], "replaced the others"),
+    ("check_merge_columns", lambda c, g: c[:, np.unique(g, return_index=True)[1]], "only the fi"),
+    (
+        "check_merge_columns",
+        lambda c, g: c @ (np.eye(3)[g] / np.bincount(g)),
+        "the mean of a gene's columns",
+    ),
+    (
+        "check_merge_columns",
+        lambda c, g: np.stack([c[:, g == i].max(1) for i in range(3)], 1),
+        "the largest of a gene's columns",
+    ),
+    ("check_merge_columns", lambda c, g: (c @ np.eye(3)[g]).T[:2], r"shape is \(2, 3\)"),
 ]
 
 

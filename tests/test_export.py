@@ -163,6 +163,7 @@ def test_where_not_to_write(section, tmp_path):
     section.obs["donor"] = np.nan
     with pytest.raises(ValueError, match="donor"):
         export.to_h5ad(section, tmp_path / "one.h5ad")
+from heclip_lite import export, methods, readers, sections, spaceranger, superres
 
 
 def test_a_measured_section_goes_through_a_store(small_sections, tmp_path):
@@ -205,3 +206,42 @@ def test_the_picture_of_an_export_is_the_image(section, tmp_path):
     layouts.write_image(section, tmp_path / "slide.png")
     with Image.open(tmp_path / "slide.png") as opened:
         np.testing.assert_array_equal(np.asarray(opened), sections.read_image(section))
+# As a Space Ranger folder -----------------------------------------------------------------------
+
+
+def test_a_space_ranger_folder_reads_back_as_the_same_section(small_sections, tmp_path):
+    section = small_sections[0].copy()
+    section.var["gene_ids"] = [f"ENSG{number:011d}" for number in range(section.n_vars)]
+    for positions in spaceranger.POSITIONS:
+        folder = spaceranger.to_spaceranger(
+            section, tmp_path / positions / "S", positions=positions
+        )
+        read = readers.read_section(folder, donor="D", image=folder / spaceranger.IMAGE)
+        assert sections.name_of(read) == "S"
+        np.testing.assert_array_equal(read.X.toarray(), section.X.toarray())
+        np.testing.assert_allclose(read.obsm["spatial"], section.obsm["spatial"])
+        np.testing.assert_array_equal(sections.read_image(read), sections.read_image(section))
+        assert list(read.var_names) == list(section.var_names)
+        assert list(read.var["gene_ids"]) == list(section.var["gene_ids"])
+        assert sections.um_per_px(read) == pytest.approx(sections.um_per_px(section), rel=1e-3)
+
+
+def test_a_space_ranger_folder_is_whole_or_not_there(small_sections, tmp_path, monkeypatch):
+    section = small_sections[0]
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(FileExistsError, match="there already"):
+        spaceranger.to_spaceranger(section, tmp_path / "taken")
+    with pytest.raises(ValueError, match="choose one of"):
+        spaceranger.to_spaceranger(section, tmp_path / "S", positions="places.csv")
+    bare = section.copy()
+    del bare.obs["array_row"]
+    with pytest.raises(ValueError, match="array_row"):
+        spaceranger.to_spaceranger(bare, tmp_path / "S")
+
+    def fails(*_, **__):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(spaceranger, "write_spatial", fails)
+    with pytest.raises(OSError, match="full"):
+        spaceranger.to_spaceranger(section, tmp_path / "S")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]

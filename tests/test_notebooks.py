@@ -33,6 +33,7 @@ CHAPTERS = [
     "05_honest_evaluation",
     "06_high_resolution",
     "07_spatial_domains",
+    "08_your_own_slide",
 ]
 # Each chapter's level-two headings begin with these words, in this order.
 SKELETON = [
