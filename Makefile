@@ -12,8 +12,6 @@ QUICK ?=
 quick = $(if $(filter-out 0,$(QUICK)),--quick)
 
 .PHONY: help setup book lab student slides test test-all cover lint lock clean clean-all
-.PHONY: benchmark-speed benchmark-metrics benchmark-dense
-.PHONY: help setup book lab test test-all cover lint lock clean clean-all
 .PHONY: benchmark-speed benchmark-metrics benchmark-dense benchmark-retrieval benchmark-slide
 .PHONY: tune contest ledger ablations recovery domains
 

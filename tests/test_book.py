@@ -28,6 +28,7 @@ PROSE = [
     "how_to_use",
     "command_line",
     "intended_use",
+    "migration",
     "primers/biology",
     "primers/programming",
     "instructor/index",

@@ -10,7 +10,7 @@ import pytest
 import spatialdata
 from PIL import Image
 
-from heclip_lite import export, methods, readers, sections, store, superres
+from heclip_lite import export, methods, readers, sections, spaceranger, store, superres
 
 
 @pytest.fixture
@@ -163,7 +163,6 @@ def test_where_not_to_write(section, tmp_path):
     section.obs["donor"] = np.nan
     with pytest.raises(ValueError, match="donor"):
         export.to_h5ad(section, tmp_path / "one.h5ad")
-from heclip_lite import export, methods, readers, sections, spaceranger, superres
 
 
 def test_a_measured_section_goes_through_a_store(small_sections, tmp_path):
@@ -206,6 +205,8 @@ def test_the_picture_of_an_export_is_the_image(section, tmp_path):
     layouts.write_image(section, tmp_path / "slide.png")
     with Image.open(tmp_path / "slide.png") as opened:
         np.testing.assert_array_equal(np.asarray(opened), sections.read_image(section))
+
+
 # As a Space Ranger folder -----------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ def make_stage(data: str, profile: str, records: list[dict], *, instructor: bool
         if instructor:
             handouts.unfold(page)
         nbformat.write(page, stage / "notebooks" / notebook.name)
-    for page in (benchmark_page, dense_page):
+    for page in (benchmark_page, dense_page, scale_page):
         for marker, text in page.fill_in(stage / "book" / "_static").items():
             fill(stage / "book" / page.PAGE, marker, text)
     fill(stage / "book" / "status.md", "status-table", status_table(records, folder / "results"))
@@ -56,13 +56,6 @@ def make_stage(data: str, profile: str, records: list[dict], *, instructor: bool
     if instructor:
         handouts.rename(stage / "_config.yml")
     return stage
-        executed = nbformat.read(folder / notebook.name, as_version=4)
-        nbformat.write(for_the_site(executed), STAGE / "notebooks" / notebook.name)
-    for page in (benchmark_page, dense_page, scale_page):
-        for marker, text in page.fill_in(STAGE / "book" / "_static").items():
-            fill(STAGE / "book" / page.PAGE, marker, text)
-    fill(STAGE / "book" / "status.md", "status-table", status_table(records, folder / "results"))
-    return STAGE
 
 
 def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
