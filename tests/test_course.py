@@ -180,7 +180,12 @@ def test_damaged_synthetic_slides_are_drawn_again_with_a_word(
 def test_run_all_twice_in_one_kernel_says_the_same_twice(name, tmp_path):
     """No cell changes what an earlier one made, and what lies in the workspace is used rightly."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    once = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    once = [
+        cell
+        for cell in notebook.cells
+        # A quiz gives its parts other names each time, so that two of them can stand on a page.
+        if cell.cell_type == "code" and "quiz" not in cell.metadata.get("tags", [])
+    ]
     folders = f"WORKSPACE, RESULTS = {str(tmp_path / 'w')!r}, {str(tmp_path / 'r')!r}"
     for cell in once:
         if "parameters" in cell.metadata.get("tags", []):

@@ -125,10 +125,12 @@ class Reader:
         self.places = {cell.id: place for place, cell in enumerate(notebook.cells)}
         self.sources = {cell.id: cell.source for cell in notebook.cells}
         self.code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-        page.goto(f"{address}/lab/tree/notebooks/{name}.ipynb?token={TOKEN}")
+        # A layout of its own: JupyterLab would open the notebooks of earlier visits again.
+        page.goto(f"{address}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?token={TOKEN}")
         page.locator(".jp-Notebook .jp-Cell").nth(len(self.places) - 1).wait_for(
             state="attached", timeout=LONG
         )
+        assert page.locator(".jp-Notebook").count() == 1
         self.wait_until_idle()
 
     def wait_until_idle(self) -> None:
