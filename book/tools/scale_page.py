@@ -1,0 +1,114 @@
+"""The page on scale: retrieval among many references, and whole slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from benchmark_page import markdown
+from results import code_key, read_results, read_settings
+
+from heclip_lite import plotting
+
+PAGE = "scale.md"
+TABLES = {"retrieval": "make benchmark-retrieval", "wholeslide": "make benchmark-slide"}
+
+
+def fill_in(figures: Path) -> dict[str, str]:
+    """Generated text by the marker it replaces; draws the figure into `figures`."""
+    plotting.use_style()
+    figures.mkdir(parents=True, exist_ok=True)
+    table, record = read_results("retrieval")
+    (figures / "scale-retrieval.png").write_bytes(plotting.png(plotting.growth(table)))
+    picture = (
+        "![Seconds, memory and recall of three ways to search, against the number of references."
+        "](_static/scale-retrieval.png)"
+    )
+    slides, of_slides = read_results("wholeslide")
+    return {
+        "scale-record": record_text(record) + other_code(),
+        "scale-retrieval": "\n\n".join([found_text(table), picture, retrieval_table(table)]),
+        "scale-slides": "\n\n".join([slides_text(slides, of_slides), slides_table(slides)]),
+    }
+
+
+def record_text(record: dict) -> str:
+    """What was asked, and on what."""
+    asked = record["settings"]
+    return (
+        f"`make benchmark-retrieval` asked {asked['queries']:,} queries of {asked['dim']} "
+        f"dimensions for their {asked['k']} nearest, with a recall of "
+        f"{asked['recall_asked']:.2f} asked of the approximate index; on {record['device']} with "
+        f"{asked['threads']} thread(s), torch {record['versions']['torch']} and faiss "
+        f"{asked['faiss']}, in {record['seconds'] / 60:.0f} minutes."
+    )
+
+
+def other_code() -> str:
+    """A warning that names the tables which other code has made; empty if there is none."""
+    old = [name for name in TABLES if read_settings(name).get("code") != code_key(name)]
+    if not old:
+        return ""
+    again = ", ".join(f"`{TABLES[name]}`" for name in old)
+    return (
+        "\n\n:::{admonition} Measured with other code\n:class: warning\n"
+        f"The code that makes these tables has changed since: {', '.join(old)}. "
+        f"{again} measures them again.\n:::"
+    )
+
+
+def found_text(table: pd.DataFrame) -> str:
+    """What the table says of the largest number of references."""
+    most = int(table["references"].max())
+    at = table[table["references"] == most].set_index("way")
+    exact, near = at.loc["exact"], at.loc["approximate"]
+    flat = table[(table["way"] == "exact") & (table["references"] >= 10_000)]["search_mib"]
+    return (
+        f"Among {most:,} references, exact search takes {exact['search_seconds']:.1f} s and the "
+        f"approximate one {near['search_seconds']:.2f} s, once {near['build_seconds']:.0f} s have "
+        f"arranged them; it finds {near['recall']:.1%} of the neighbours.\n"
+        f"From ten thousand references on, a search by the exact index takes {flat.min():.0f} to "
+        f"{flat.max():.0f} MiB beyond the index, whatever their number."
+    )
+
+
+def retrieval_table(table: pd.DataFrame) -> str:
+    """All rows, with units."""
+    shown = pd.DataFrame(
+        {
+            "References": [f"{n:,}" for n in table["references"]],
+            "Way": table["way"],
+            "Arranging, s": table["build_seconds"],
+            "Search, s": table["search_seconds"],
+            "Index, MiB": table["index_mib"].round().astype(int),
+            "Search, MiB": table["search_mib"].round().astype(int),
+            "Recall": table["recall"],
+        }
+    )
+    return markdown(shown, left=2)
+
+
+def slides_text(table: pd.DataFrame, record: dict) -> str:
+    """What the largest slide took."""
+    most = table.loc[table["side_px"].idxmax()]
+    return (
+        f"A slide of {int(most['side_px']):,} x {int(most['side_px']):,} px, "
+        f"{most['slide_mib'] / 1024:.1f} GiB if it were decoded, was predicted at "
+        f"{int(most['points']):,} points in {most['seconds']:.0f} s on {record['device']} with "
+        f"{record['settings']['threads']} thread(s) and {most['mib']:.0f} MiB beyond the loaded "
+        "model."
+    )
+
+
+def slides_table(table: pd.DataFrame) -> str:
+    """All slides, with units."""
+    shown = pd.DataFrame(
+        {
+            "Side, px": [f"{n:,}" for n in table["side_px"]],
+            "Decoded, MiB": table["slide_mib"].round().astype(int),
+            "Points": [f"{n:,}" for n in table["points"]],
+            "Seconds": table["seconds"].round().astype(int),
+            "MiB beyond the model": table["mib"].round().astype(int),
+        }
+    )
+    return markdown(shown)
