@@ -17,7 +17,7 @@ from torch import Tensor
 from heclip_lite import retrieval
 
 KINDS = ("exact", "approximate")
-_SIMILARITIES = 2**23  # computed at once: bounds memory at 32 MiB of float32
+_SIMILARITIES = 2**24  # computed at once: bounds memory at 64 MiB of float32
 _ROWS = 2**16  # references checked and normalised at once
 _GATHERED = 2**23  # neighbours times genes gathered at once
 _PER_LIST = 64  # references that a list of the approximate index holds at least
@@ -139,16 +139,22 @@ class Index:
             )
         return asked
 
+    @torch.no_grad()
     def _exact(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         reference = self._unit
         query = query.to(reference)  # not the other way round: queries are few
         # All references of a query stay together, so that ties come as they do in `retrieve`.
-        step = max(1, min(retrieval.CHUNK, _SIMILARITIES // self.size))
-        parts = [
-            torch.topk(F.normalize(part, dim=1) @ reference.T, k, dim=1)
-            for part in query.split(step)
-        ]
-        return torch.cat([p.indices for p in parts]), torch.cat([p.values for p in parts])
+        step = max(1, min(len(query), retrieval.CHUNK, _SIMILARITIES // self.size))
+        # One table for all pieces: freed and asked for anew, each would leave a hole in the heap
+        # into which the next does not fit.
+        table = torch.empty(step, self.size, dtype=query.dtype, device=query.device)
+        rows, cosine = [], []
+        for part in query.split(step):
+            similarity = torch.matmul(F.normalize(part, dim=1), reference.T, out=table[: len(part)])
+            best = torch.topk(similarity, k, dim=1)
+            rows.append(best.indices)
+            cosine.append(best.values)
+        return torch.cat(rows), torch.cat(cosine)
 
     def _approximate(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         asked = np.ascontiguousarray(F.normalize(query.float(), dim=1).cpu().numpy())

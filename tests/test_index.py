@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +72,32 @@ def test_duplicates_of_many_references_keep_the_order_of_brute_force(monkeypatch
     query = clustered(33, seed=1)
     rows, _ = index.Index(reference).search(query, 50)
     np.testing.assert_array_equal(rows, retrieval.retrieve(query, reference, k=50))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read in /proc")
+def test_exact_search_takes_the_same_memory_whatever_the_references():
+    tools = Path(__file__).resolve().parents[1] / "book" / "tools"
+    code = f"""
+import sys
+sys.path[:0] = {[str(tools), *sys.path]!r}
+import numpy as np
+from heclip_lite.index import Index
+from memory import peak_mib, resident_mib, start_peak_anew
+rng = np.random.default_rng(0)
+query = rng.normal(size=(1000, 16)).astype("f4")
+made = Index(rng.normal(size=(int(sys.argv[1]), 16)).astype("f4"))
+made.search(query[:20], 50)
+before = resident_mib()
+start_peak_anew()
+made.search(query, 50)
+print(peak_mib() - before)
+"""
+    took = [
+        float(subprocess.check_output([sys.executable, "-c", code, str(size)], text=True))
+        for size in (30_000, 300_000)
+    ]
+    assert max(took) < 128, took  # all similarities of the larger take 1.1 GiB
 
 
 @pytest.mark.parametrize("kind", index.KINDS)
