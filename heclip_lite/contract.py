@@ -162,6 +162,21 @@ def common_genes(sections: Sequence[AnnData]) -> list[str]:
     return [gene for gene in sections[0].var_names if gene in shared]
 
 
+def on_tissue(adata: AnnData, points: np.ndarray | None = None) -> np.ndarray:
+    """Which points lie on tissue and not on empty slide, judged from the preview: bool, (points,).
+
+    Parameters
+    ----------
+    adata
+        A section, whose image is looked at.
+    points
+        (points, 2): x, y in pixels of the full-resolution image; by default its spots.
+        Points beyond the image lie on no tissue.
+    """
+    points = np.asarray(adata.obsm["spatial"] if points is None else points, dtype=np.float64)
+    return _inside(points, *image_size(adata)) & ~_on_glass(adata, points)
+
+
 def _entry(adata: AnnData) -> dict:
     return adata.uns["spatial"][name_of(adata)]
 

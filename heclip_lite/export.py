@@ -1,19 +1,137 @@
-"""Sections as SpatialData, for napari, Vitessce and everything else that reads it."""
+"""Sections on their way out: ``.h5ad`` and SpatialData, with predictions beside the counts.
+
+A section with counts reads back through `readers.read_section` as the same section.
+Predictions of the section's own genes become layers.
+Those of another panel become tables in ``obsm``, whose columns are the genes.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
-from heclip_lite import sections
+from heclip_lite import sections, store
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+OURS = "heclip_lite"  # in the uns of a SpatialData table: what shapes and images have no place for
+Predictions = pd.DataFrame | Mapping[str, pd.DataFrame] | None
 
-def to_spatialdata(section: AnnData, *, image: str = "hires") -> SpatialData:
+
+def with_predictions(section: AnnData, predictions: Predictions) -> AnnData:
+    """A copy of a section that holds predictions too.
+
+    Parameters
+    ----------
+    section
+        Any section, with or without counts.
+    predictions
+        A table (spots, genes) of log1p-normalised values, its index the names of the spots and
+        its columns the genes; or several by name. A single one is called ``"predicted"``.
+
+    Returns
+    -------
+    AnnData
+        With a layer where a table has all genes of the section (in any order), else with a table
+        in ``obsm``.
+
+    Raises
+    ------
+    ValueError
+        If the spots of a table are not those of the section, a gene occurs twice, a value is not
+        finite, or a name is taken.
+    """
+    result = section.copy()
+    if predictions is None:
+        return result
+    if isinstance(predictions, pd.DataFrame):
+        predictions = {"predicted": predictions}
+    place = f"Section {sections.name_of(section)!r}"
+    for name, table in predictions.items():
+        if not isinstance(table, pd.DataFrame):
+            raise ValueError(
+                f"{place}: prediction {name!r} is a {type(table).__name__}. "
+                "Give a table: pandas.DataFrame(values, section.obs_names, method.genes)."
+            )
+        if name in result.layers or name in result.obsm or "/" in name or not name:
+            raise ValueError(
+                f"{place}: a prediction cannot be called {name!r}: the name is taken or has a "
+                "slash. Choose another."
+            )
+        if not table.index.is_unique or set(table.index) != set(section.obs_names):
+            raise ValueError(
+                f"{place}: the {len(table)} rows of prediction {name!r} are not the "
+                f"{section.n_obs} spots. Take section.obs_names as its index."
+            )
+        sections_genes = pd.Index(table.columns.astype(str))
+        if not sections_genes.is_unique:
+            twice = sections_genes[sections_genes.duplicated()][0]
+            raise ValueError(f"{place}: prediction {name!r} names the gene {twice!r} twice.")
+        values = table.set_axis(sections_genes, axis=1).loc[section.obs_names].astype(np.float32)
+        if not np.isfinite(values.to_numpy()).all():
+            raise ValueError(
+                f"{place}: prediction {name!r} holds values that are not finite. Predict again."
+            )
+        if section.n_vars and set(values.columns) == set(section.var_names):
+            result.layers[name] = values[list(section.var_names)].to_numpy()
+        else:
+            result.obsm[name] = values
+    return result
+
+
+def to_h5ad(section: AnnData, path: str | os.PathLike, predictions: Predictions = None) -> Path:
+    """Write a section as ``.h5ad``: complete, or not at all.
+
+    An image that lives in a file stays there, and its path is noted; it is found as well if it
+    lies beside the ``.h5ad``. An image in memory is written with the section.
+
+    Parameters
+    ----------
+    section
+        Any section, with or without counts.
+    path
+        Ends in ``.h5ad``; a file that is there is replaced.
+    predictions
+        See `with_predictions`.
+
+    Returns
+    -------
+    Path
+        Of the file.
+
+    Raises
+    ------
+    ValueError
+        If the path ends otherwise, the section breaks the contract, or predictions do not fit.
+    """
+    path = Path(path)
+    if path.suffix != ".h5ad":
+        raise ValueError(f"{path} must end in .h5ad, for this is how others recognise the file.")
+    sections.check_section(section, counts=_has_counts(section))
+    whole = with_predictions(section, predictions)
+    with store.atomic_path(path) as temporary:
+        whole.write_h5ad(temporary, compression="gzip")
+    return path
+
+
+def _has_counts(section: AnnData) -> bool:
+    """Dense sections hold predictions in X, and no counts."""
+    return sparse.issparse(section.X) and section.n_vars > 0
+
+
+def to_spatialdata(
+    section: AnnData, *, image: str = "hires", predictions: Predictions = None
+) -> SpatialData:
     """A section as a SpatialData object: its image, its points as circles, and its table.
 
     Predicted and dense sections go the same way as measured ones.
@@ -24,6 +142,8 @@ def to_spatialdata(section: AnnData, *, image: str = "hires") -> SpatialData:
         Any section, with or without counts.
     image
         ``"hires"``: the small image that plots use; ``"full"``: all pixels.
+    predictions
+        See `with_predictions`.
 
     Returns
     -------
@@ -34,7 +154,7 @@ def to_spatialdata(section: AnnData, *, image: str = "hires") -> SpatialData:
     Raises
     ------
     ValueError
-        If `image` is neither of the two.
+        If `image` is neither of the two, or predictions do not fit.
     """
     from spatialdata import SpatialData
     from spatialdata.models import Image2DModel, ShapesModel, TableModel
@@ -53,20 +173,32 @@ def to_spatialdata(section: AnnData, *, image: str = "hires") -> SpatialData:
         c_coords=["r", "g", "b"],
         transformations={"global": to_full},
     )
-    radius = section.uns["spatial"][name]["scalefactors"]["spot_diameter_fullres"] / 2
+    entry = section.uns["spatial"][name]
     points = ShapesModel.parse(
         np.asarray(section.obsm["spatial"], dtype=np.float64),
         geometry=0,  # circles
-        radius=radius,
+        radius=entry["scalefactors"]["spot_diameter_fullres"] / 2,
         index=section.obs_names.to_numpy(),
         transformations={"global": Identity()},
     )
+    whole = with_predictions(section, predictions)
     table = AnnData(
-        X=section.X,
-        obs=section.obs.copy(),
-        var=section.var.copy(),
-        obsm={key: np.asarray(value) for key, value in section.obsm.items()},
-        layers=dict(section.layers),
+        X=whole.X,
+        obs=whole.obs,
+        var=whole.var,
+        obsm={
+            k: v if isinstance(v, pd.DataFrame) else np.asarray(v) for k, v in whole.obsm.items()
+        },
+        layers=dict(whole.layers),
+        uns={
+            OURS: {
+                "section": name,
+                "image": image,
+                "scalefactors": {k: float(v) for k, v in entry["scalefactors"].items()},
+                "metadata": entry.get("metadata", {}),
+                "fingerprint": fingerprint(pixels, whole),
+            }
+        },
     )
     region = f"{name}_points"
     table.obs["region"] = region
@@ -76,3 +208,60 @@ def to_spatialdata(section: AnnData, *, image: str = "hires") -> SpatialData:
     return SpatialData(
         images={f"{name}_image": picture}, shapes={region: points}, tables={name: table}
     )
+
+
+def fingerprint(pixels: np.ndarray, section: AnnData) -> str:
+    """Key of an image, places and counts; a zarr store that has lost a chunk reads as zeros."""
+    counts = sparse.csr_matrix(section.X, copy=True) if section.X is not None else None
+    parts = []
+    if counts is not None:
+        counts.eliminate_zeros()
+        counts.sort_indices()
+        parts = [counts.data.astype(np.float32), counts.indices.astype(np.int64)]
+    places = np.asarray(section.obsm["spatial"], dtype=np.float64)
+    return store.content_key(np.asarray(pixels), places, *parts)
+
+
+def write_spatialdata(
+    section: AnnData,
+    path: str | os.PathLike,
+    *,
+    image: str = "full",
+    predictions: Predictions = None,
+) -> Path:
+    """Write a section as a SpatialData store: complete, or not at all.
+
+    Parameters
+    ----------
+    section, image, predictions
+        See `to_spatialdata`.
+    path
+        A folder that does not exist yet, ending in ``.zarr``.
+
+    Returns
+    -------
+    Path
+        Of the store.
+
+    Raises
+    ------
+    ValueError
+        If the path ends otherwise, the section breaks the contract, or predictions do not fit.
+    FileExistsError
+        If something is there already. It is left alone.
+    """
+    path = Path(path)
+    if path.suffix != ".zarr":
+        raise ValueError(f"{path} must end in .zarr, for this is how others recognise the store.")
+    if path.exists():
+        raise FileExistsError(f"{path} is there already. Delete it, or choose another name.")
+    sections.check_section(section, counts=_has_counts(section))
+    made = to_spatialdata(section, image=image, predictions=predictions)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.zarr")
+    try:
+        made.write(temporary)
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path

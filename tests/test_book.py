@@ -26,6 +26,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 PROSE = [
     "index",
     "how_to_use",
+    "command_line",
     "intended_use",
     "primers/biology",
     "primers/programming",

@@ -1,12 +1,168 @@
-"""Sections as SpatialData: places, values and pixels survive, on disk too."""
+"""Sections on their way out: places, values and pixels survive, predictions beside them."""
 
 from __future__ import annotations
 
+import anndata
+import layouts
 import numpy as np
+import pandas as pd
 import pytest
 import spatialdata
+from PIL import Image
 
-from heclip_lite import export, methods, sections, superres
+from heclip_lite import export, methods, readers, sections, store, superres
+
+
+@pytest.fixture
+def section():
+    return layouts.drawn_section()
+
+
+def on_disk(section, folder):
+    """The same section with its image in a file."""
+    path = layouts.write_image(section, folder / "slide.png")
+    return sections.make_section(
+        section.X,
+        list(section.var_names),
+        section.obsm["spatial"],
+        name="S1",
+        donor="D1",
+        um_per_px=4.0,
+        spot_diameter_um=55.0,
+        image_path=path,
+        spot_names=list(section.obs_names),
+        obs=section.obs,
+        masked_regions=[(400, 0, 480, 50)],
+        background=(243, 240, 242),
+    )
+
+
+def assert_equal(found, section):
+    """All that a section is made of."""
+    assert sections.section_key(found) == sections.section_key(section) or (
+        sections.image_key(found) != sections.image_key(section)
+    )
+    np.testing.assert_array_equal(sections.read_image(found), sections.read_image(section))
+    np.testing.assert_array_equal(found.X.toarray(), section.X.toarray())
+    np.testing.assert_array_equal(found.obsm["spatial"], section.obsm["spatial"])
+    pd.testing.assert_frame_equal(
+        found.obs, section.obs, check_dtype=False, check_categorical=False
+    )
+    pd.testing.assert_frame_equal(found.var, section.var)
+    assert sections.um_per_px(found) == sections.um_per_px(section)
+    assert sections.spot_diameter_um(found) == sections.spot_diameter_um(section)
+    assert sections.background_of(found) == sections.background_of(section)
+
+
+def test_h5ad_comes_back(section, tmp_path):
+    section.var["gene_ids"] = layouts.ensembl(section.var_names)
+    section.obs["domain"] = pd.Categorical(["a", "b"] * (section.n_obs // 2))
+    path = export.to_h5ad(section, tmp_path / "deep" / "one.h5ad")
+    assert [p.name for p in path.parent.iterdir()] == ["one.h5ad"]
+    found = readers.read_section(path)
+    assert sections.section_key(found) == sections.section_key(section)
+    assert_equal(found, section)
+    again = readers.read_section(path, name="S9", donor="D9")
+    assert (sections.name_of(again), sections.donor_of(again)) == ("S9", "D9")
+
+
+def test_h5ad_with_its_image_beside_it(section, tmp_path):
+    section = on_disk(section, tmp_path / "a")
+    export.to_h5ad(section, tmp_path / "a" / "one.h5ad")
+    assert_equal(readers.read_section(tmp_path / "a" / "one.h5ad"), section)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    found = readers.read_section(tmp_path / "moved" / "one.h5ad")
+    assert found.uns["spatial"]["S1"]["metadata"]["source_image_path"].endswith("moved/slide.png")
+    (tmp_path / "moved" / "slide.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"slide\.png"):
+        readers.read_section(tmp_path / "moved" / "one.h5ad")
+
+
+@pytest.mark.parametrize("image", ["hires", "full"])
+def test_spatialdata_comes_back(section, tmp_path, image):
+    section = on_disk(section, tmp_path)
+    path = export.write_spatialdata(section, tmp_path / "s.zarr", image=image)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.zarr", "slide.png"]
+    assert_equal(readers.read_section(path), section)
+
+
+def test_the_small_image_alone_is_no_section(section, tmp_path):
+    path = export.write_spatialdata(section, tmp_path / "s.zarr", image="hires")
+    with pytest.raises(ValueError, match="small image only"):
+        readers.read_section(path)
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_predictions_are_layers_or_tables(section, tmp_path, kind):
+    values = np.random.default_rng(0).random((section.n_obs, section.n_vars), dtype=np.float32)
+    same = pd.DataFrame(values, section.obs_names, section.var_names)
+    shuffled = same.iloc[::-1, ::-1]
+    other = same[["GENE3", "GENE1"]].rename(columns={"GENE1": "NEW"})
+    path = tmp_path / f"s.{kind}"
+    write = export.to_h5ad if kind == "h5ad" else export.write_spatialdata
+    write(section, path, predictions={"heclip": shuffled, "panel": other})
+    found = readers.read_section(path)
+    np.testing.assert_array_equal(found.layers["heclip"], values)
+    pd.testing.assert_frame_equal(found.obsm["panel"], other, check_names=False)
+    assert "heclip" not in section.layers  # the caller's section is left alone
+    assert_equal(found, section)
+
+
+def test_a_single_prediction_and_bad_ones(section, tmp_path):
+    values = pd.DataFrame(1.0, section.obs_names, section.var_names)
+    assert "predicted" in export.with_predictions(section, values).layers
+    bad = {
+        "is a ndarray": {"p": values.to_numpy()},
+        "rows of prediction": values.iloc[:-1],
+        "not finite": values.replace(1.0, np.nan),
+        "twice": values.set_axis(["A"] * section.n_vars, axis=1),
+        "cannot be called": {"spatial": values},
+        "has a slash": {"a/b": values},
+    }
+    for words, predictions in bad.items():
+        with pytest.raises(ValueError, match=words):
+            export.to_h5ad(section, tmp_path / "x.h5ad", predictions)
+        with pytest.raises(ValueError, match=words):
+            export.write_spatialdata(section, tmp_path / "x.zarr", predictions=predictions)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_nothing(section, tmp_path, monkeypatch):
+    path = export.to_h5ad(section, tmp_path / "one.h5ad")
+    before = store.file_hash(path)
+
+    def broken(self, name, **options):
+        open(name, "wb").write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(anndata.AnnData, "write_h5ad", broken)
+    with pytest.raises(OSError, match="No space left"):
+        export.to_h5ad(section, path)
+    assert store.file_hash(path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["one.h5ad"]
+
+    def half(self, name, **options):
+        name.mkdir()
+        (name / "zarr.json").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spatialdata.SpatialData, "write", half)
+    with pytest.raises(OSError, match="No space left"):
+        export.write_spatialdata(section, tmp_path / "one.zarr")
+    assert [p.name for p in tmp_path.iterdir()] == ["one.h5ad"]
+
+
+def test_where_not_to_write(section, tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.h5ad"):
+        export.to_h5ad(section, tmp_path / "one.csv")
+    with pytest.raises(ValueError, match=r"must end in \.zarr"):
+        export.write_spatialdata(section, tmp_path / "one.h5ad")
+    (tmp_path / "one.zarr").mkdir()
+    with pytest.raises(FileExistsError, match="is there already"):
+        export.write_spatialdata(section, tmp_path / "one.zarr")
+    section.obs["donor"] = np.nan
+    with pytest.raises(ValueError, match="donor"):
+        export.to_h5ad(section, tmp_path / "one.h5ad")
 
 
 def test_a_measured_section_goes_through_a_store(small_sections, tmp_path):
@@ -26,7 +182,7 @@ def test_a_measured_section_goes_through_a_store(small_sections, tmp_path):
     np.testing.assert_array_equal(pixels, sections.read_image(section))
 
 
-def test_dense_predictions_lie_on_the_image(small_sections):
+def test_dense_predictions_lie_on_the_image(small_sections, tmp_path):
     section = small_sections[0]
     dense = superres.predict(methods.Mean().fit([section]), superres.fill_in(section, 4))
     made = export.to_spatialdata(dense)
@@ -36,8 +192,16 @@ def test_dense_predictions_lie_on_the_image(small_sections):
     width, height = sections.image_size(section)
     assert extent["x"][1] == pytest.approx(width, rel=0.01)
     assert extent["y"][1] == pytest.approx(height, rel=0.01)
+    path = export.to_h5ad(dense, tmp_path / "dense.h5ad")
+    assert anndata.read_h5ad(path).shape == dense.shape
 
 
 def test_another_image_is_refused(small_sections):
     with pytest.raises(ValueError, match="use 'hires' or 'full'"):
         export.to_spatialdata(small_sections[0], image="lowres")
+
+
+def test_the_picture_of_an_export_is_the_image(section, tmp_path):
+    layouts.write_image(section, tmp_path / "slide.png")
+    with Image.open(tmp_path / "slide.png") as opened:
+        np.testing.assert_array_equal(np.asarray(opened), sections.read_image(section))

@@ -1,0 +1,254 @@
+"""How every command of `heclip-lite` is wired: shared options, reports, errors, exit codes.
+
+A command is a function that validates, calls the package and returns a :class:`Report`.
+Everything else (the configuration file, ``--json``, messages, exit codes) is the same for all of
+them and is written here once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import math
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from heclip_lite.cli_config import config_callback
+
+PROGRAM = "heclip-lite"
+FINE, USER_ERROR, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+# What a user can mend: bad input, a missing file, no permission, a full disk, no network.
+USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        callback=config_callback,
+        help="TOML file with any of these options; flags win over it.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is already there; never anything else.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Where chance starts.")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or mps: where networks run.", show_default=True)
+]
+
+
+@dataclass
+class Report:
+    """What a command has to say.
+
+    Attributes
+    ----------
+    values
+        For machines: printed by ``--json``.
+    lines
+        For people.
+    fine
+        False ends the command with exit code 1, although it ran to its end.
+    """
+
+    values: dict[str, Any]
+    lines: list[str] = field(default_factory=list)
+    fine: bool = True
+
+
+def command(app: typer.Typer, *, example: str) -> Callable:
+    """Register a function that returns a :class:`Report` as a command.
+
+    Parameters
+    ----------
+    app
+        Where to register it.
+    example
+        Lines that are shown below the help; the book executes or parses them.
+    """
+
+    def register(function: Callable[..., Report]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        expanders = {
+            name: parameter.annotation
+            for name, parameter in signature.parameters.items()
+            if hasattr(parameter.annotation, "parameters")
+        }
+
+        def run(ctx: typer.Context, **given: Any) -> None:
+            as_json, debug = given.pop("json"), given.pop("debug")
+            given.pop("config")
+            with reported_errors(debug):
+                for name, kind in expanders.items():
+                    own = {key: given.pop(key) for key in kind.parameters()}
+                    given[name] = kind.from_options(ctx, **own)
+                with contextlib.redirect_stdout(sys.stderr):  # results only on stdout
+                    report = function(**given)
+            shown = plain(report.values)
+            text = json.dumps(shown, indent=2, allow_nan=False) if as_json else None
+            print(text if as_json else "\n".join(report.lines), flush=True)
+            if not report.fine:
+                raise typer.Exit(USER_ERROR)
+
+        parameters = [_parameter("ctx", typer.Context)]
+        for name, parameter in signature.parameters.items():
+            if name in expanders:
+                parameters += expanders[name].parameters().values()
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        parameters += [
+            _parameter("config", Config, None),
+            _parameter("json", Json, False),
+            _parameter("debug", Debug, False),
+        ]
+        run.__signature__ = inspect.Signature(parameters)
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        shown = "\n".join(["\b", "Example:", *(f"  {line}" for line in example.splitlines())])
+        app.command(name=function.__name__.replace("_", "-"), epilog=shown)(run)
+        return function
+
+    return register
+
+
+def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty):
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def reported_errors(debug: bool) -> Iterator[None]:
+    """Turn what goes wrong into one clear message and an exit code."""
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.showwarning = _show_warning
+        try:
+            yield
+        except KeyboardInterrupt:
+            say("Interrupted. What was finished is kept: the same command goes on from there.")
+            raise typer.Exit(INTERRUPTED) from None
+        except (*USER_ERRORS, ImportError) as error:
+            if _is_usage(error) or debug:
+                raise
+            say(f"Error: {message_of(error)}")
+            raise typer.Exit(USER_ERROR) from None
+        except Exception as error:
+            if _is_usage(error) or debug:
+                raise
+            say(
+                f"Error: {type(error).__name__}: {message_of(error)}\n"
+                "This is probably a fault of heclip-lite and not of your input. "
+                "Run the command again with --debug, and report what it shows."
+            )
+            raise typer.Exit(USER_ERROR) from None
+
+
+def _is_usage(error: BaseException) -> bool:
+    """Whether typer itself reports this one: wrong usage, or an orderly exit."""
+    return isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "exit_code")
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, in a user's words and without any secret."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        text = f"The memory of this machine is not enough ({error}). Give less at once."
+    return without_secrets(text or type(error).__name__)
+
+
+def without_secrets(text: str) -> str:
+    """A text with every token of the environment blotted out."""
+    for name in _TOKENS:
+        if os.environ.get(name):
+            text = text.replace(os.environ[name], "***")
+    return text
+
+
+def say(text: str) -> None:
+    """A message for people, on stderr."""
+    print(without_secrets(text), file=sys.stderr, flush=True)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Our own warnings in plain words; those of libraries about their own future not at all."""
+    if issubclass(category, UserWarning) and "heclip_lite" in str(filename):
+        say(f"Warning: {message}")
+
+
+def usage(message: str, option: str | None = None) -> typer.BadParameter:
+    """An error of usage (exit code 2) to raise."""
+    return typer.BadParameter(message, param_hint=option)
+
+
+# -- results ----------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: NaN becomes null, a path its text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # arrays and numbers of numpy
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def aligned(rows: list[tuple[str, Any]]) -> list[str]:
+    """Names and values in two columns."""
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def table_lines(table: Any) -> list[str]:
+    """A small DataFrame as text."""
+    return table.to_string(index=False, float_format=lambda v: f"{v:.3f}").splitlines()
+
+
+def command_line() -> str:
+    """What was typed, for records; without secrets and without the program's folder."""
+    return without_secrets(shlex.join([PROGRAM, *_ARGUMENTS]))
+
+
+_ARGUMENTS: list[str] = []
+
+
+def note_arguments(arguments: list[str]) -> None:
+    """Remember what was typed, for :func:`command_line`."""
+    _ARGUMENTS[:] = arguments
+
+
+def provenance(device: str = "cpu") -> dict[str, Any]:
+    """What made a result: command, device, versions; the same for the same command."""
+    import heclip_lite
+    from heclip_lite import store
+
+    return store.provenance(device) | {
+        "command": command_line(),
+        "heclip_lite": heclip_lite.__version__,
+    }

@@ -1,0 +1,247 @@
+"""The command line when something is wrong: outputs, configuration files, errors, secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import pytest
+from cli_tools import SMALL, contents, run, write
+from malformed import CASES, Templates
+
+from heclip_lite import cli_check, cli_files, cli_train, saved
+
+
+@pytest.fixture(scope="module")
+def written(small_sections, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sections")
+    write(small_sections[:2], folder)
+    return folder
+
+
+@pytest.fixture
+def here(written, tmp_path, monkeypatch):
+    for path in written.glob("*.h5ad"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# -- bad input --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory):
+    return Templates(tmp_path_factory.mktemp("templates"))
+
+
+def _flags(options: dict) -> list[str]:
+    """Options of a reader as they are typed."""
+    found = []
+    for key, value in options.items():
+        if value is None:
+            continue
+        if isinstance(value, dict):
+            value = ",".join(f"{k}={v}" for k, v in value.items())
+        found.append(f"--{key.replace('_', '-')}={value}")
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_malformed_input_ends_in_a_message(case, templates, tmp_path, monkeypatch):
+    given = templates.make(case, tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    outputs = ["--picture", "out/look.png", "--save", "out/section.h5ad"]
+    code = 0 if case.says is None else 1
+    done = run("check", given.path, *_flags(given.options), *outputs, "--json", code=code)
+    (about,) = done.json["sections"]
+    assert about["usable"] is (case.says is None)
+    if case.says is not None:
+        assert re.search(case.says, about["problem"], re.IGNORECASE), about["problem"]
+        assert not (tmp_path / "out").exists(), "nothing is half-written"
+
+
+def test_a_section_that_cannot_be_used_stops_every_command(here):
+    (here / "bad.h5ad").write_text("text")
+    run("train", "P1-1.h5ad", "--out", "model", "-m", "mean")
+    for arguments in (
+        ["train", "bad.h5ad", "--out", "x"],
+        ["evaluate", "P1-1.h5ad", "bad.h5ad", "--out", "x"],
+        ["audit", "P1-1.h5ad", "bad.h5ad"],
+        ["domains", "bad.h5ad", "-n", "2", "--out", "x.csv"],
+        ["predict", "model", "bad.h5ad", "--out", "x.h5ad"],
+        ["superres", "model", "bad.h5ad", "--out", "x.zarr"],
+        ["predict", "bad.h5ad", "P1-1.h5ad", "--out", "x.h5ad"],
+        ["predict", "model", "--image", "bad.h5ad", "--um-per-px", "1", "--out", "x.h5ad"],
+        ["predict", "model", "--image", "none.png", "--um-per-px", "1", "--out", "x.h5ad"],
+        ["evaluate", "P1-1.h5ad", "--out", "x"],
+        ["evaluate", "P1-1.h5ad", "P1-1.h5ad", "--out", "x"],
+        ["train", "P1-1.h5ad", "--out", "x", "--device", "abacus"],
+        ["train", "P1-1.h5ad", "--out", "x", "--encoder", "resnet_of_nobody"],
+        ["train", "P1-1.h5ad", "--out", "x", "--weights", "none.safetensors"],
+    ):
+        done = run(*arguments, code=1)
+        assert done.out == "" and done.err.splitlines()[-1]
+        assert not list(here.glob("x*")) and not list(here.glob(".*")), arguments
+
+
+# -- outputs ----------------------------------------------------------------------------------
+
+
+def _fails(*arguments: object, says: str) -> None:
+    assert says in run("check", "P1-1.h5ad", *arguments, code=1).err
+
+
+def test_outputs_are_judged_before_anything_is_read(here, monkeypatch):
+    monkeypatch.setattr(cli_check, "read", lambda *a, **k: pytest.fail("something was read"))
+    (here / "there.png").write_bytes(b"mine")
+    (here / "folder.png").mkdir()
+    (here / "link.png").symlink_to(here / "there.png")
+    _fails("--picture", "look.jpg", says="this command writes .png")
+    _fails("--picture", "there.png", says="already there")
+    _fails("--picture", "there.png/look.png", says="is a file")
+    _fails("--picture", "link.png", "--overwrite", says="is a link")
+    _fails("--save", "P1-1.h5ad", "--overwrite", says="what the command reads")
+    assert (here / "there.png").read_bytes() == b"mine"
+
+
+def test_overwriting_replaces_results_only(here):
+    (here / "mine").mkdir()
+    (here / "mine/thesis.txt").write_text("years of work")
+    before = contents(here / "mine")
+    for arguments in (["train", "P1-1.h5ad", "-m", "mean"], ["evaluate", "P1-1.h5ad", "P1-2.h5ad"]):
+        done = run(*arguments, "--out", "mine", "--overwrite", code=1)
+        assert "not replaced" in done.err and contents(here / "mine") == before
+    run("train", "P1-1.h5ad", "-m", "mean", "--out", "model")
+    first = contents(here / "model")
+    assert "already there" in run("train", "P1-2.h5ad", "-m", "mean", "--out", "model", code=1).err
+    assert contents(here / "model") == first
+    run("train", "P1-2.h5ad", "-m", "mean", "--out", "model", "--overwrite")
+    assert saved.load("model").about["sections"][0]["section"] == "P1-2"
+    run("predict", "model", "P1-1.h5ad", "--out", "p.zarr")
+    run("predict", "model", "P1-1.h5ad", "--out", "p.zarr", "--overwrite")
+    assert not [p for p in here.iterdir() if p.name.startswith(".")]
+
+
+def test_a_folder_that_cannot_be_written_is_named(here, monkeypatch):
+    real = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: real(path, mode) and not str(path).endswith("locked")
+    )
+    (here / "locked").mkdir()
+    _fails("--picture", "locked/look.png", says="cannot be written to")
+
+
+def test_a_failing_folder_leaves_the_earlier_one(tmp_path):
+    place = tmp_path / "result"
+    with cli_files.atomic_folder(place) as folder:
+        folder.mkdir()
+        (folder / "a").write_text("first")
+    with pytest.raises(OSError), cli_files.atomic_folder(place) as folder:
+        folder.mkdir()
+        (folder / "a").write_text("second")
+        raise OSError(28, "No space left on device")
+    assert contents(tmp_path) == {"result/a": b"first"}
+
+
+# -- configuration files ----------------------------------------------------------------------
+
+
+def _config(here, text: str) -> list[str]:
+    (here / "run.toml").write_text(text, encoding="utf-8")
+    return ["--config", "run.toml"]
+
+
+def test_a_file_gives_options_and_flags_win(here):
+    config = _config(
+        here,
+        'seed = 5\n[train]\nsections = ["P1-1.h5ad"]\nmethod = "mean"\nout = "one"\n'
+        "[evaluate]\nby = 'section'\n",
+    )
+    assert run("train", *config, "--json").json | {"model": 0} == {
+        "model": 0, "method": "mean", "sections": ["P1-1"], "spots": 48, "genes": 60, "seed": 5,
+        "device": "cpu",
+    }  # fmt: skip
+    done = run("train", "P1-2.h5ad", *config, "--out", "two", "--seed", "7", "--json").json
+    assert (done["sections"], done["seed"], done["model"]) == (["P1-2"], 7, "two")
+
+
+CONFIGS = {
+    "an unknown key": ("colour = 1", 2, "no command has an option 'colour'"),
+    "a near name": ("[train]\nepoch = 3", 2, "near names: epochs"),
+    "a key of another command": ("[train]\nstrict = true", 2, "train has no option 'strict'"),
+    "an unknown table": ("[trian]\nseed = 1", 2, "near names: train"),
+    "no TOML": ("seed = ", 1, "not valid TOML"),
+    "a list for one value": ("[train]\nseed = [1, 2]", 1, "takes one value"),
+    "a word for a flag": ('[train]\noverwrite = "yes"', 1, "true or false"),
+    "a truth for a number": ("[train]\nseed = true", 1, "text or a number"),
+    "a date": ("[train]\nmethod = 2024-01-01", 1, "text or numbers"),
+    "a word for a number": ('[train]\nseed = "many"', 2, "seed"),
+    "too small a number": ("[train]\nepochs = 0", 2, "epochs"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_wrong_file_is_refused(name, here):
+    text, code, message = CONFIGS[name]
+    done = run("train", "P1-1.h5ad", "--out", "m", *_config(here, text), code=code)
+    assert message in done.err and not (here / "m").exists()
+
+
+def test_a_file_that_cannot_be_read_is_named(here):
+    assert "There is no" in run("data", "where", "--config", "none.toml", code=1).err
+    (here / "run.toml").write_bytes("seed = 1 # ä".encode("utf-16"))
+    assert "UTF-8" in run("data", "where", "--config", "run.toml", code=1).err
+
+
+def test_a_file_with_a_byte_order_mark_and_dashes_is_read(here):
+    config = _config(here, "﻿[train]\r\nbatch-size = 8\r\n")
+    run("train", "P1-1.h5ad", "-m", "mean", "--out", "m", *config)
+
+
+# -- errors and secrets -----------------------------------------------------------------------
+
+
+def test_a_fault_of_ours_is_said_to_be_one(here, monkeypatch):
+    def faulty(*args):
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(cli_check, "describe", faulty)
+    done = run("check", "P1-1.h5ad", code=1)
+    assert "KeyError" in done.err and "--debug" in done.err
+
+
+def test_debug_shows_where(here, monkeypatch):
+    from typer.testing import CliRunner
+
+    from heclip_lite.cli import app
+
+    done = CliRunner().invoke(app, ["train", "none.h5ad", "--out", "m", "--debug"])
+    assert done.exit_code == 1 and isinstance(done.exception, FileNotFoundError)
+
+
+def test_tokens_are_neither_shown_nor_kept(here, monkeypatch):
+    secret = "hf_abcdefghijklmnop"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    run("train", "P1-1.h5ad", "-m", "mean", "--out", f"model-{secret}")
+    assert secret not in (here / f"model-{secret}/model.json").read_text()
+
+    def refused(*args, **kwargs):
+        raise RuntimeError(f"401 for https://hub/?token={secret}")
+
+    monkeypatch.setattr(cli_train, "build", refused)
+    done = run("train", "P1-1.h5ad", "--out", "m", *SMALL, code=1)
+    assert secret not in done.err + done.out and "***" in done.err
+
+
+def test_json_is_alone_on_stdout(here, monkeypatch):
+    real = cli_check.describe
+
+    def chatty(section):
+        print("a library that talks")
+        return real(section)
+
+    monkeypatch.setattr(cli_check, "describe", chatty)
+    done = run("check", "P1-1.h5ad", "--json")
+    assert json.loads(done.out)["usable"] and "talks" in done.err
