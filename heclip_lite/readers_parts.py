@@ -323,9 +323,16 @@ def assemble(
     """
     name = options.name or name
     genes = gene_ids.clean(counts.genes, f"{counts.source} (genes)")
-    matrix, unique = gene_ids.add_up(counts.matrix, genes)
-    if matrix.nnz and not np.isfinite(matrix.data).all():
+    given = counts.matrix.data
+    if not np.isfinite(given).all():
         raise InputError(f"{counts.source}: some counts are not finite. X holds raw counts.")
+    matrix, unique = gene_ids.add_up(counts.matrix, genes)
+    if len(unique) < len(genes) and ((given < 0).any() or (given % 1 != 0).any()):
+        raise InputError(  # sums of such values might look like counts
+            f"{counts.source}: some counts are negative or fractional, and {len(genes)} columns "
+            f"share {len(unique)} gene names. X holds raw counts; give them before any "
+            "normalisation."
+        )
     seen = np.asarray(abs(matrix).sum(axis=1)).ravel() > 0
     if not seen.any():
         raise InputError(f"{counts.source}: all counts are zero. Check the count table.")

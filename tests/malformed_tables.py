@@ -71,6 +71,14 @@ def tables() -> list[Case]:
         case("a negative count", "negative", field(COUNTS, 4, "GENE9", "-2")),
         case("normalised counts", "fractional", field(COUNTS, 4, "GENE9", "0.693")),
         case(
+            "halves in two columns of one gene",
+            "negative or fractional",
+            text(COUNTS, lambda t: t.replace("GENE7,", "GENE8,")),
+            values(COUNTS, "GENE8", lambda v: v + 0.5),
+            values(COUNTS, "GENE8.1", lambda v: v + 0.5),
+            text(COUNTS, lambda t: t.replace("GENE8.1", "GENE8")),
+        ),
+        case(
             "true and false as counts",
             "is no number|fractional",
             values(COUNTS, "GENE9", lambda v: v > 0),

@@ -220,6 +220,7 @@ def test_genes_named_na_and_nan_are_genes(plain, tmp_path):
     assert {"NA", "null"} <= set(read(written).var_names)
 
 
+@pytest.mark.real_data
 def test_legacy_st_as_published_equals_our_own_reader(her2st_dir):
     """Spots named by array coordinates, counts packed, positions with a selection column."""
     counts = her2st_dir / "data/ST-cnts/C2.tsv.gz"
