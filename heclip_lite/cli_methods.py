@@ -15,7 +15,6 @@ from heclip_lite.cli_support import usage
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from heclip_lite.base import Method
     from heclip_lite.config import Encoder, Training
     from heclip_lite.recipes import Size
 
@@ -161,7 +160,7 @@ def check_names(names: Sequence[str], *, controls: bool = False) -> list[str]:
     return found
 
 
-def build(names: Sequence[str], size: Size) -> dict[str, Method]:
+def build(names: Sequence[str], size: Size) -> dict[str, Any]:
     """Unfitted methods by the names they were given."""
     from heclip_lite import recipes
 
