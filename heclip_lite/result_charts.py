@@ -362,7 +362,7 @@ def growth(table: pd.DataFrame) -> Figure:
         ``retrieval.csv``.
     """
     panels = {
-        "search_seconds": "seconds for all queries",
+        "search_seconds": "processor seconds, all queries",
         "search_mib": "MiB beyond the index",
         "recall": "share of neighbours found",
     }

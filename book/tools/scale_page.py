@@ -40,7 +40,8 @@ def record_text(record: dict) -> str:
         f"dimensions for their {asked['k']} nearest, with a recall of "
         f"{asked['recall_asked']:.2f} asked of the approximate index; on {record['device']} with "
         f"{asked['threads']} thread(s), torch {record['versions']['torch']} and faiss "
-        f"{asked['faiss']}, in {record['seconds'] / 60:.0f} minutes."
+        f"{asked['faiss']}, in {record['seconds'] / 60:.0f} minutes.\n"
+        "All times are seconds of the processor, so that what else ran beside does not count."
     )
 
 
