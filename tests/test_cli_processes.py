@@ -73,6 +73,8 @@ def kill(arguments: list[str], cwd, ready, code: int) -> None:
     process = subprocess.Popen(
         command(*arguments), cwd=cwd, env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell's background jobs ignore interrupts, and so would all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while process.poll() is None and not ready():
         time.sleep(0.01)

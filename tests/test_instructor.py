@@ -231,7 +231,7 @@ def test_the_project_has_a_rubric_and_a_checklist():
     levels = [found for found in rubrics(parts["Rubric"]).values() if found]
     assert levels == [[4, 3, 2, 1]] * 5 and "twenty points" in parts["Rubric"]
     checklist = parts["Honest evaluation: the checklist"]
-    assert len(re.findall(r"^- \[ \] .+", checklist, re.MULTILINE)) >= 10
+    assert len(re.findall(r"^- ☐ .+", checklist, re.MULTILINE)) >= 10
 
 
 def test_plan_without_power_adds_up():
