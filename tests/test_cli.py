@@ -337,6 +337,7 @@ def test_data_where_and_verify(here, monkeypatch):
 
 
 def test_data_fetches_what_was_asked_for(here, monkeypatch):
+    monkeypatch.setenv("HECLIP_LITE_DATA", str(here / "data"))  # where nothing is yet
     asked = []
     monkeypatch.setattr(datasets.download, "fetch", lambda name, files, **_: asked.append(files))
     run("data", "fetch", "her2st:B4", code=1)  # nothing came, so files are still missing
