@@ -17,6 +17,7 @@ from heclip_lite.cli_check import check, data
 from heclip_lite.cli_domains import domains
 from heclip_lite.cli_judge import audit, evaluate
 from heclip_lite.cli_predict import predict, superres
+from heclip_lite.cli_slide import slide
 from heclip_lite.cli_support import PROGRAM, command, note_arguments
 from heclip_lite.cli_train import train
 
@@ -28,6 +29,7 @@ EXAMPLES = {
         "heclip-lite predict model --image slide.png --um-per-px 0.5 --out slide.h5ad"
     ),
     superres: "heclip-lite superres model her2st:C6 --factor 9 --out C6_dense.zarr",
+    slide: "heclip-lite slide model slide.svs --pitch-um 50 --out slide.zarr",
     evaluate: (
         "heclip-lite evaluate A1.h5ad B4.h5ad C6.h5ad --by donor -m heclip -m ridge --out contest"
     ),

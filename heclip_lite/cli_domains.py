@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heclip_lite.cli_files import check_output
-from heclip_lite.cli_results import MADE_BY, SECTIONS, write_picture, write_section, write_table
+from heclip_lite.cli_results import (
+    SECTIONS,
+    read_prediction,
+    write_picture,
+    write_section,
+    write_table,
+)
 from heclip_lite.cli_sections import Source
 from heclip_lite.cli_support import Device, Overwrite, Report, Seed, aligned, provenance, usage
 
@@ -88,7 +94,7 @@ def _features(
     source: Source, model: Path | None, device: str
 ) -> tuple[AnnData, np.ndarray | None, str]:
     """The section, what its spots are grouped by (None: its counts), and the name of that."""
-    made = _prediction(source)
+    made = None if source.options else read_prediction(Path(source.path))
     if made is not None:
         if model is not None:
             raise usage("the file holds predictions already; leave it out.", "--model")
@@ -103,24 +109,3 @@ def _features(
     read = source.read()
     method = saved.load(model, device=device).method
     return read, method.predict(hide_expression(read)), f"what {model} predicts"
-
-
-def _prediction(source: Source) -> AnnData | None:
-    """What `predict` or `superres` wrote, if the file is theirs."""
-    path = Path(source.path)
-    if path.suffix.lower() != ".h5ad" or not path.is_file() or source.options:
-        return None
-    import anndata
-    import h5py
-
-    from heclip_lite.sections import check_section
-
-    try:
-        with h5py.File(path, "r") as file:
-            if MADE_BY not in file.get("uns", {}):
-                return None
-        made = anndata.read_h5ad(path)
-    except (OSError, KeyError, ValueError):
-        return None  # the reader of sections says what is wrong with it
-    check_section(made, counts=False)
-    return made

@@ -141,10 +141,11 @@ def _measured(section: AnnData, names: list[str]) -> Any:
     return (picked @ listed).tocsr().astype(np.float32)
 
 
-def _written(found: AnnData, loaded: Saved, slide: Slide, out: Path) -> Report:
-    from heclip_lite import sections, store
+def made_by(loaded: Saved) -> dict[str, Any]:
+    """What a prediction says of how it was made."""
+    from heclip_lite import store
 
-    made_by = {
+    return {
         "what": "prediction",
         "unit": UNIT,
         "method": loaded.about.get("method", loaded.record["kind"]),
@@ -152,7 +153,12 @@ def _written(found: AnnData, loaded: Saved, slide: Slide, out: Path) -> Report:
         "trained_on": [one["section"] for one in loaded.about.get("sections", [])],
         "provenance": provenance(),
     }
-    write_section(found, out, made_by=made_by)
+
+
+def _written(found: AnnData, loaded: Saved, slide: Slide, out: Path) -> Report:
+    from heclip_lite import sections
+
+    write_section(found, out, made_by=made_by(loaded))
     values = {
         "out": str(out),
         "section": sections.name_of(found),

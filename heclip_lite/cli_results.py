@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SECTIONS = (".h5ad", ".zarr")
-MADE_BY = "heclip_lite_run"  # key of uns under which a file says how it was made
 
 
 def write_picture(figure: Figure, path: Path) -> None:
@@ -49,20 +48,64 @@ def write_section(
     made_by
         How it was made, kept as JSON text in ``uns["heclip_lite_run"]`` (of a store: of its table).
     """
-    from heclip_lite import store
+    from heclip_lite import export, store
 
-    note = None if made_by is None else json.dumps(plain(made_by), sort_keys=True)
+    written = section.copy()
+    if made_by is not None:
+        written.uns[export.MADE_BY] = json.dumps(plain(made_by), sort_keys=True)
     if path.suffix.lower() == ".h5ad":
-        written = section.copy()
-        if note is not None:
-            written.uns[MADE_BY] = note
         with store.atomic_path(path) as temporary:
             written.write_h5ad(temporary, compression="gzip")
         return
-    from heclip_lite import export
-
-    data = export.to_spatialdata(section, image="full" if made_by is None else "hires")
-    if note is not None:
-        next(iter(data.tables.values())).uns[MADE_BY] = note
+    data = export.to_spatialdata(written, image="full" if made_by is None else "hires")
     with atomic_folder(path) as temporary:
         data.write(temporary)
+
+
+def read_prediction(path: Path) -> AnnData | None:
+    """What `predict`, `superres` or `slide` wrote; None if the file is none of theirs.
+
+    Raises
+    ------
+    ValueError
+        If it is theirs and damaged.
+    """
+    from heclip_lite.sections import check_section
+
+    try:
+        made = _of_h5ad(path) if path.suffix.lower() == ".h5ad" else _of_zarr(path)
+    except (OSError, KeyError, ValueError):
+        return None  # the reader of sections says what is wrong with it
+    if made is not None:
+        check_section(made, counts=False)
+    return made
+
+
+def _of_h5ad(path: Path) -> AnnData | None:
+    import anndata
+    import h5py
+
+    from heclip_lite.export import MADE_BY
+
+    with h5py.File(path, "r") as file:
+        if MADE_BY not in file.get("uns", {}):
+            return None
+    return anndata.read_h5ad(path)
+
+
+def _of_zarr(path: Path) -> AnnData | None:
+    """The points of a store of AnnData, or of a SpatialData store with one table."""
+    import anndata
+    import zarr
+
+    from heclip_lite.export import MADE_BY
+
+    store = zarr.open_group(path, mode="r")
+    tables = [table for _, table in store["tables"].groups()] if "tables" in store else [store]
+    if len(tables) != 1 or f"uns/{MADE_BY}" not in tables[0]:
+        return None
+    if tables[0] is store:
+        return anndata.io.read_elem(store)
+    from heclip_lite.readers_spatialdata import read_points
+
+    return read_points(path)

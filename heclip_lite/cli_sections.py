@@ -192,11 +192,11 @@ class Slide:
         options = _as_read(self.options)
         positions, columns = options.pop("positions", None), options.pop("columns", None)
         options.setdefault("spot_diameter_um", spot_diameter_um)
-        points = None if positions is None else _points(positions, columns)
+        points = None if positions is None else read_places(positions, columns)
         return bare.from_image(options.pop("image"), points=points, pitch_um=pitch_um, **options)
 
 
-def _points(path: str, columns: dict[str, str] | None) -> Any:
+def read_places(path: str | Path, columns: dict[str, str] | None = None) -> Any:
     """Points of a table, (points, 2): x, y in pixels; without those off the tissue."""
     from heclip_lite.readers_parts import read_positions
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 OURS = "heclip_lite"  # in the uns of a SpatialData table: what shapes and images have no place for
+MADE_BY = "heclip_lite_run"  # key of uns under which a prediction says how it was made, as JSON
 Predictions = pd.DataFrame | Mapping[str, pd.DataFrame] | None
 
 
@@ -198,7 +199,8 @@ def to_spatialdata(
                 "metadata": entry.get("metadata", {}),
                 "fingerprint": fingerprint(pixels, whole),
             }
-        },
+        }
+        | {key: section.uns[key] for key in (MADE_BY,) if key in section.uns},
     )
     region = f"{name}_points"
     table.obs["region"] = region

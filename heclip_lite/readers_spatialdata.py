@@ -86,6 +86,23 @@ def read_spatialdata(path: Path, options: Options) -> AnnData:
     )
 
 
+def read_points(path: Path) -> AnnData:
+    """Predicted points that `export.to_spatialdata` has written: their values are no counts.
+
+    Raises
+    ------
+    ValueError
+        If the store is damaged.
+    """
+    with explained(path, "SpatialData store"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import spatialdata
+
+        store = spatialdata.read_zarr(path)
+        (table,) = store.tables.values()
+    return _written(table, path, store, Options())
+
+
 def _picture(store, options: Options, path: Path):
     """Name, pixels, way to the coordinate system (3, 3), and that system; name None for a file."""
     wanted = None if options.image is None else str(options.image)
@@ -165,8 +182,8 @@ def _points(store, table: AnnData, system: str, place: str) -> tuple[np.ndarray,
     return points, radius
 
 
-def _own(table: AnnData, path: Path, store, options: Options) -> AnnData:
-    """A section that `export.to_spatialdata` has written, as it was."""
+def _written(table: AnnData, path: Path, store, options: Options) -> AnnData:
+    """What `export.to_spatialdata` has written, as it was; values keep their type."""
     with explained(path, "SpatialData store", "Export the section again."):
         kept = dict(table.uns[OURS])
         keys = table.uns["spatialdata_attrs"]
@@ -199,19 +216,21 @@ def _own(table: AnnData, path: Path, store, options: Options) -> AnnData:
     entry = {"images": pictures, "scalefactors": factors, "metadata": metadata}
     for column, wanted in (("section", options.name), ("donor", options.donor)):
         obs[column] = wanted or obs[column].astype(str)
-    section = AnnData(
-        X=None if table.X is None else sparse.csr_matrix(table.X, dtype=np.float32),
+    return AnnData(
+        X=table.X,
         obs=obs,
         var=table.var,
         obsm=dict(table.obsm),
         layers=dict(table.layers),
-        uns={"spatial": {contract_name(obs): entry}},
+        uns={"spatial": {str(obs["section"].iloc[0]): entry}},
     )
+
+
+def _own(table: AnnData, path: Path, store, options: Options) -> AnnData:
+    """A section that `export.to_spatialdata` has written, as it was."""
+    section = _written(table, path, store, options)
+    if section.X is not None:
+        section.X = sparse.csr_matrix(section.X, dtype=np.float32)
     contract.check_section(section)
     check_places(section, options)
     return section
-
-
-def contract_name(obs: pd.DataFrame) -> str:
-    """Name of the section, as `sections.name_of` gives it."""
-    return str(obs["section"].iloc[0])

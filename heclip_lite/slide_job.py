@@ -12,11 +12,12 @@ A stopped run goes on where it stopped and ends with the same result.
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -193,7 +194,14 @@ class Job:
                 "another disk",
             )
 
-    def finish(self, out: Path, layout: str, name: str | None, donor: str) -> None:
+    def finish(
+        self,
+        out: Path,
+        layout: str,
+        name: str | None,
+        donor: str,
+        made_by: Mapping[str, Any] | None,
+    ) -> None:
         """Put the tiles together, chunk by chunk, and give the result its name."""
         import dask
         import dask.array as da
@@ -215,6 +223,8 @@ class Job:
         table = da.concatenate(parts).rechunk((_TILE_POINTS, len(genes)))
         whole = AnnData(table, obs=made.obs, obsm=dict(made.obsm), uns=dict(made.uns))
         whole.var_names = genes
+        if made_by is not None:
+            whole.uns[export.MADE_BY] = json.dumps(made_by, sort_keys=True)
         building = self.folder / "result.zarr"
         shutil.rmtree(building, ignore_errors=True)
         with dask.config.set(scheduler="synchronous"):

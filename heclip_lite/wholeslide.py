@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +43,7 @@ def predict_slide(
     donor: str = "unknown",
     device: str = "auto",
     overwrite: bool = False,
+    made_by: Mapping[str, Any] | None = None,
 ) -> Path:
     """Predict expression on a square grid over the tissue of a whole slide.
 
@@ -77,6 +78,8 @@ def predict_slide(
         Where encoders run.
     overwrite
         Replace an existing result, and drop parts that other settings have left.
+    made_by
+        How it was made, kept as JSON text in ``uns["heclip_lite_run"]``.
 
     Returns
     -------
@@ -121,7 +124,7 @@ def predict_slide(
         with _client(cluster, opened.path, out) as client, _room_is_kept(job.folder):
             job.start(overwrite)
             job.run(client)
-            job.finish(out, layout, name, donor)
+            job.finish(out, layout, name, donor, made_by)
     finally:
         if opened is not slide:
             opened.close()

@@ -113,6 +113,7 @@ FLOORS = {
         "cli_check",
         "cli_train",
         "cli_predict",
+        "cli_slide",
         "cli_judge",
         "cli_domains",
         "cli",

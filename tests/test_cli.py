@@ -14,10 +14,11 @@ from cli_tools import SMALL, contents, run, write
 from PIL import Image
 
 from heclip_lite import __version__, datasets, evaluation, readers, saved, sections, training
+from heclip_lite.cli_results import read_prediction
 
 NAMES = ["P1-1", "P1-2", "P2-1", "P2-2"]
 ALL = [f"{name}.h5ad" for name in NAMES]
-COMMANDS = ["check", "train", "predict", "superres", "evaluate", "audit", "domains", "data"]
+COMMANDS = ["check", "train", "predict", "superres", "evaluate", "audit", "domains", "data", "slide"]
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +192,29 @@ def test_an_image_alone_is_enough(here, model):
 def test_a_model_warns_of_its_own_training_slide(here, model):
     assert "trained on the slide" in run("predict", model, ALL[0], "--out", "p.h5ad").err
     assert run("predict", model, ALL[2], "--out", "q.h5ad").err.count("Warning") == 0
+
+
+@pytest.mark.parametrize("layout", ["anndata", "spatialdata"])
+def test_a_whole_slide_becomes_domains(layout, here, model):
+    pytest.importorskip("tifffile")
+    given = ["P2-1.png", "--um-per-px", "1.2", "--pitch-um", "60", "--layout", layout]
+    done = run("slide", model, *given, "--out", "s.zarr", "--json").json
+    assert done["genes"] > 0 and done["um_per_px"] == 1.2
+    assert "already there" in run("slide", model, *given, "--out", "s.zarr", code=1).err
+    found = run("domains", "s.zarr", "-n", "3", "--out", "d.csv", "--json").json
+    assert found["grouped_by"] == "predicted expression"
+    run("predict", model, "--image", *given[:5], "--out", "whole.h5ad", "--name", "P2-1")
+    whole = anndata.read_h5ad("whole.h5ad")
+    made = read_prediction(here / "s.zarr")[whole.obs_names]
+    np.testing.assert_allclose(made.X, whole.X, atol=1e-3)
+
+
+def test_a_whole_slide_is_refused_in_words(here, model):
+    assert "micrometres" in run("slide", model, "P2-1.png", "--out", "s.zarr", code=1).err
+    assert "no slide" in run("slide", model, "none.tif", "--out", "s.zarr", code=1).err
+    assert "writes .zarr" in run("slide", model, "P2-1.png", "--out", "s.h5ad", code=1).err
+    assert "unknown" in run("slide", model, "P2-1.png", "--out", "s.zarr", "--layout", "x", code=2).err
+    assert not list(here.glob("s.*"))
 
 
 def test_domains_of_measured_expression_are_scored(here):
