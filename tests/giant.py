@@ -2,7 +2,8 @@
 
 ``python giant.py write SLIDE SIDE`` writes a tiled pyramidal TIFF, tile by tile.
 ``python giant.py predict MODEL SLIDE OUT PITCH`` predicts it with a saved HECLIP and prints as JSON
-how much memory that took beyond the loaded model, and how many seconds of the processor.
+how much memory that took beyond the loaded model, and how many seconds of the processor; it says
+``ready`` when the work begins.
 """
 
 from __future__ import annotations
@@ -74,6 +75,20 @@ def status(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) / 1024
 
 
+def fit(training: list, folder: Path) -> None:
+    """A fitted HECLIP in a folder."""
+    from heclip_lite import config, methods
+
+    maps = config.MapInput(um_per_px=(8.0, 4.0), widths_um=(100.0, 400.0), components=16)
+    contrast = config.Contrast(
+        temperature=0.2, spot_side="components", head="linear", dim=16, rank=5,
+        options={"cosine": True, "targets": "identity"},
+    )  # fmt: skip
+    decode = config.Decode(k=None, weights=0.2, rank=5)
+    one = config.Training(epochs=1, batch_size=16)
+    methods.HECLIP(maps, contrast, decode, one).fit(training).save(folder)
+
+
 def predict(model: Path, slide: Path, out: Path, pitch_um: float) -> None:
     # What every run loads belongs to the model's side of the scales.
     import anndata
@@ -85,6 +100,7 @@ def predict(model: Path, slide: Path, out: Path, pitch_um: float) -> None:
     from heclip_lite.heclip import HECLIP
 
     method = HECLIP.load(model)
+    print("ready", flush=True)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     started = time.process_time()

@@ -73,6 +73,31 @@ def contest(folder: Path) -> None:
         table.to_csv(temporary, index=False)
 
 
+def chapter(folder: Path) -> None:
+    """What a chapter trains and keeps in its workspace."""
+    from heclip_lite import config, course, methods, store, tissue
+
+    os.environ["HECLIP_LITE_CACHE"] = str(folder / "cache")
+    drawn = tissue.synthetic_sections(2, 2, size_um=700, n_genes=60, seed=1)
+    course.DATASETS["small"] = course.Dataset(
+        training=("P1-1", "P1-2"), test=("P2-1",), read=lambda seed: drawn, about="small"
+    )
+    ready()
+    started = course.start(
+        "09_test",
+        data="small",
+        encoder="test_resnet",
+        workspace=folder / "workspace",
+        results=folder / "results",
+    )
+    maps = config.MapInput(started.maps.encoder, um_per_px=(4.0,), components=8)
+    heads = config.Training(epochs=15, batch_size=16, device="cpu")
+    model = started.trained("model", methods.HECLIP.recommended(maps, heads, members=2))
+    with store.atomic_path(folder / "result.csv") as temporary:
+        np.savetxt(temporary, model.predict(started.test[0]), delimiter=",")
+    started.finish()
+
+
 def download(folder: Path) -> None:
     """Files from a slow server of this machine, which FOLDER/address names."""
     import json
@@ -89,7 +114,9 @@ def download(folder: Path) -> None:
     store.write_json(folder / "result.json", {p.name: store.file_hash(p) for p in paths})
 
 
-JOBS: dict[str, Callable[[Path], None]] = {job.__name__: job for job in (train, contest, download)}
+JOBS: dict[str, Callable[[Path], None]] = {
+    job.__name__: job for job in (train, contest, chapter, download)
+}
 
 
 def start(command: Sequence[str], **options) -> subprocess.Popen:
@@ -151,7 +178,7 @@ def survive(
         process = start(command, **options)
         if begins is not None:
             wait_for(process, begins)
-        deadline = time.monotonic() + rng.uniform(0.02, 0.6) * seconds
+        deadline = time.monotonic() + rng.uniform(0.02, 0.25) * seconds
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         hits += process.poll() is None

@@ -18,7 +18,7 @@ from heclip_lite.cli_results import read_prediction
 
 NAMES = ["P1-1", "P1-2", "P2-1", "P2-2"]
 ALL = [f"{name}.h5ad" for name in NAMES]
-COMMANDS = ["check", "train", "predict", "superres", "evaluate", "audit", "domains", "data", "slide"]
+COMMANDS = "check train predict superres slide evaluate audit domains data".split()
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,9 @@ def test_a_whole_slide_is_refused_in_words(here, model):
     assert "micrometres" in run("slide", model, "P2-1.png", "--out", "s.zarr", code=1).err
     assert "no slide" in run("slide", model, "none.tif", "--out", "s.zarr", code=1).err
     assert "writes .zarr" in run("slide", model, "P2-1.png", "--out", "s.h5ad", code=1).err
-    assert "unknown" in run("slide", model, "P2-1.png", "--out", "s.zarr", "--layout", "x", code=2).err
+    assert (
+        "unknown" in run("slide", model, "P2-1.png", "--out", "s.zarr", "--layout", "x", code=2).err
+    )
     assert not list(here.glob("s.*"))
 
 

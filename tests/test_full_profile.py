@@ -1,4 +1,4 @@
-"""One step of every configuration of the full profile, on the CPU and on little tissue.
+"""A few steps of every configuration of the full profile, on the CPU and on little tissue.
 
 Networks, patch sizes and scales are those of the full profile; only epochs, members and spots
 are few, and the encoder has random weights, for no test may need a model hub.
@@ -16,6 +16,7 @@ from killing import ROOT
 from heclip_lite import config, course, evaluation, genes, recipes, sections, tissue
 
 SPOTS, HELD_OUT = 51, 4  # retrieval among 50 needs more
+BATCH = 17
 PROFILE = course.PROFILES["full"]
 ENCODER = yaml.safe_load(
     (ROOT / "notebooks" / "params" / "synthetic_full.yml").read_text(encoding="utf-8")
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 def one_step(settings: config.Training) -> config.Training:
-    return replace(settings, epochs=1, batch_size=SPOTS, device="cpu")
+    return replace(settings, epochs=1, batch_size=BATCH, device="cpu")
 
 
 @pytest.fixture(scope="module")
