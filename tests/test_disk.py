@@ -111,3 +111,11 @@ def test_no_pickle_is_ever_loaded():
         if path.suffix in {".py", ".ipynb"}:
             text = path.read_text(encoding="utf-8")
             assert not [word for word in words if word in text], path
+
+
+def test_no_archive_is_ever_unpacked():
+    """Only tests and build tools may know how to; the package never does."""
+    words = ("tarfile", "zipfile.ZipFile", "unpack_archive", "extractall")
+    for path in (ROOT / "heclip_lite").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not [word for word in words if word in text], path

@@ -63,13 +63,13 @@ def check(name: str, method, training, held_out, folder) -> None:
 
 
 @pytest.mark.parametrize("name", CONTEST)
-def test_one_step_of_the_contest(name, size, drawn, tmp_path):
+def test_steps_of_the_contest(name, size, drawn, tmp_path):
     training, held_out = piece(drawn[0], SPOTS), piece(drawn[1], HELD_OUT)
     check(name, recipes.everyone(size)[name], training, held_out, tmp_path)
 
 
 @pytest.mark.parametrize("name", WITHIN)
-def test_one_step_within_a_slide(name, size, drawn, tmp_path):
+def test_steps_within_a_slide(name, size, drawn, tmp_path):
     section = piece(drawn[0], SPOTS + HELD_OUT)
     training, held_out = section[HELD_OUT:].copy(), section[:HELD_OUT].copy()
     method = recipes.within_slide(size, sections.um_per_px(training))[name]
