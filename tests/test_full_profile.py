@@ -1,7 +1,7 @@
-"""A few steps of every configuration of the full profile, on the CPU and on little tissue.
+"""One step of every configuration of the full profile, on the CPU and on little tissue.
 
-Networks, patch sizes and scales are those of the full profile; only epochs, members and spots
-are few, and the encoder has random weights, for no test may need a model hub.
+Networks, patch sizes and scales are those of the full profile; only epochs, members, spots and
+retrieved neighbours are few, and the encoder has random weights, for no test may need a model hub.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from killing import ROOT
 
 from heclip_lite import config, course, evaluation, genes, recipes, sections, tissue
 
-SPOTS, HELD_OUT = 51, 4  # retrieval among 50 needs more
-BATCH = 17
+SPOTS, HELD_OUT = 36, 4
+PATCHES = 12  # for methods that train a whole network
+K = 5  # neighbours retrieved
 PROFILE = course.PROFILES["full"]
 ENCODER = yaml.safe_load(
     (ROOT / "notebooks" / "params" / "synthetic_full.yml").read_text(encoding="utf-8")
@@ -24,8 +25,8 @@ ENCODER = yaml.safe_load(
 pytestmark = pytest.mark.slow
 
 
-def one_step(settings: config.Training) -> config.Training:
-    return replace(settings, epochs=1, batch_size=BATCH, device="cpu")
+def one_step(settings: config.Training, spots: int) -> config.Training:
+    return replace(settings, epochs=1, batch_size=spots, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -36,41 +37,42 @@ def size() -> recipes.Size:
         maps=config.MapInput(encoder, um_per_px=PROFILE.um_per_px, components=4),
         patches=config.PatchInput(encoder, size=PROFILE.reference_size),
     )
-    loops = ("end_to_end", "reference", "heads", "dense", "dense_reference")
-    return replace(whole, members=1, **{name: one_step(getattr(whole, name)) for name in loops})
+    spots = {"end_to_end": PATCHES, "reference": PATCHES}
+    spots |= dict.fromkeys(("heads", "dense", "dense_reference"), SPOTS)
+    steps = {name: one_step(getattr(whole, name), n) for name, n in spots.items()}
+    return replace(whole, members=1, **steps)
 
 
 @pytest.fixture(scope="module")
-def drawn() -> list:
-    return tissue.synthetic_sections(1, 2, size_um=1000, n_genes=60, seed=1)
-
-
-def piece(section, spots: int):
-    """The spots nearest to the middle."""
+def parts() -> tuple:
+    """Training spots and a few held-out ones, nearest to the middle of one section."""
+    section = tissue.synthetic_sections(1, 1, size_um=900, n_genes=60, seed=1)[0]
     places = section.obsm["spatial"]
-    near = np.argsort(np.linalg.norm(places - places.mean(0), axis=1))[:spots]
-    return section[np.sort(near)].copy()
+    near = np.argsort(np.linalg.norm(places - places.mean(0), axis=1))[: SPOTS + HELD_OUT]
+    return section[near[HELD_OUT:]].copy(), section[near[:HELD_OUT]].copy()
 
 
 CONTEST = sorted(recipes.everyone(recipes.Size()))
 WITHIN = sorted(set(recipes.within_slide(recipes.Size(), 1.0)) - set(CONTEST))
 
 
-def check(name: str, method, training, held_out, folder) -> None:
+def check(name: str, method, parts, folder) -> None:
+    training, held_out = parts
+    if getattr(method, "decode", None) is not None and method.decode.k is not None:
+        method.decode = replace(method.decode, k=K)
+    if isinstance(getattr(method, "image", None), config.PatchInput):
+        training = training[:PATCHES].copy()
     panel = genes.fit_panel([training])
     found = evaluation.predictions_of(name, method, [training], [held_out], panel, folder=folder)
     assert found[sections.name_of(held_out)].shape == (held_out.n_obs, len(panel.genes))
 
 
 @pytest.mark.parametrize("name", CONTEST)
-def test_steps_of_the_contest(name, size, drawn, tmp_path):
-    training, held_out = piece(drawn[0], SPOTS), piece(drawn[1], HELD_OUT)
-    check(name, recipes.everyone(size)[name], training, held_out, tmp_path)
+def test_one_step_of_the_contest(name, size, parts, tmp_path):
+    check(name, recipes.everyone(size)[name], parts, tmp_path)
 
 
 @pytest.mark.parametrize("name", WITHIN)
-def test_steps_within_a_slide(name, size, drawn, tmp_path):
-    section = piece(drawn[0], SPOTS + HELD_OUT)
-    training, held_out = section[HELD_OUT:].copy(), section[:HELD_OUT].copy()
-    method = recipes.within_slide(size, sections.um_per_px(training))[name]
-    check(name, method, training, held_out, tmp_path)
+def test_one_step_within_a_slide(name, size, parts, tmp_path):
+    methods = recipes.within_slide(size, sections.um_per_px(parts[0]))
+    check(name, methods[name], parts, tmp_path)
