@@ -6,6 +6,8 @@ DATA ?= synthetic
 PROFILE ?= fast
 
 VENV := .venv/bin/python
+# Tests of one group stay in one process: tests/conftest.py says which.
+PYTEST := $(VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
 BUILD := $(VENV) book/tools/build_book.py --data $(DATA) --profile $(PROFILE)
 
 QUICK ?=
@@ -60,10 +62,10 @@ slides: book
 	@ls _build/html/decks/*.html
 
 test: setup
-	$(VENV) -m pytest -m "not slow and not browser"
+	$(PYTEST) -m "not slow and not browser"
 
 test-all: setup
-	$(VENV) -m pytest
+	$(PYTEST)
 
 benchmark-speed: setup
 	$(VENV) book/tools/benchmark_speed.py

@@ -23,6 +23,30 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = set(os.environ.get("HECLIP_LITE_REQUIRE", "").split(",")) - {""}
 
 
+def pytest_xdist_setupnodes(config, specs):
+    """Several processes share the cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(specs))))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Say which tests stay in one process, and begin with what takes longest.
+
+    Whatever needs the chapters waits for one and the same execution, so it makes one group;
+    of the others, each file makes one, and its slow tests another.
+    """
+
+    def place(item) -> tuple[int, str]:
+        if "executed" in item.fixturenames:
+            return 0, "book"
+        slow = item.get_closest_marker("slow") is not None
+        return (1, f"{item.path.stem}-slow") if slow else (2, item.path.stem)
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(place(item)[1]))
+    items.sort(key=lambda item: place(item)[0])
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     """Turn a skip into a failure where `HECLIP_LITE_REQUIRE` names one of the test's markers."""
