@@ -2,7 +2,7 @@
 
 Each choice is measured on and off (:mod:`heclip_lite.switches`).
 The task is the released one: learn from a coarser lattice of one slide, predict between its spots.
-Choices are those of the repository QSong-github/HisToSGE, see ``Choices``.
+Choices are those of the repository wenwenmin/HisToSGE, see ``Choices``.
 """
 
 from __future__ import annotations
