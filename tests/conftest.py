@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = set(os.environ.get("HECLIP_LITE_REQUIRE", "").split(",")) - {""}
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config, specs):
     """Several processes share the cores."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(specs))))
@@ -95,6 +96,19 @@ def run_build(request):
         assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
 
     return run
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """A copy of the repository, for runs that must not meet those of other tests."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (tmp_path / "repository" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / "repository" / name)
+    return tmp_path / "repository"
 
 
 @pytest.fixture(scope="session")

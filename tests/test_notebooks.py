@@ -412,12 +412,18 @@ def test_executions_are_recorded_and_used_again(executed):
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_runs_on_real_slides(her2st_dir):
-    command = [sys.executable, "book/tools/build_book.py", "--data", "her2st", "--notebooks-only"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_runs_on_real_slides(her2st_dir, repository):
+    tool = repository / "book" / "tools" / "build_book.py"
+    done = subprocess.run(
+        [sys.executable, str(tool), "--data", "her2st", "--notebooks-only"],
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     spots = {}
-    for path in (ROOT / "_build" / "notebooks" / "her2st_fast" / "results").glob("*.json"):
+    for path in (repository / "_build" / "notebooks" / "her2st_fast" / "results").glob("*.json"):
         spots |= check_result(path, "her2st")["sections"]
     assert spots["C6"] == 178
 
