@@ -29,7 +29,7 @@ def pytest_xdist_setupnodes(config, specs):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(specs))))
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(wrapper=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Say which tests stay in one process, and begin with what takes longest.
 
@@ -46,6 +46,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         item.add_marker(pytest.mark.xdist_group(place(item)[1]))
     items.sort(key=lambda item: place(item)[0])
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
