@@ -7,7 +7,7 @@ PROFILE ?= fast
 
 VENV := .venv/bin/python
 # Tests of one group stay in one process: tests/conftest.py says which.
-PYTEST := $(VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+PYTEST := $(VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 BUILD := $(VENV) book/tools/build_book.py --data $(DATA) --profile $(PROFILE)
 
 QUICK ?=
