@@ -184,6 +184,7 @@ class Chapter:
 
         What an earlier notebook trained is used again only if nothing that could change it did,
         this package included. What is damaged is trained anew, with a word.
+        Of two processes that ask for the same model, one trains it and the other waits for it.
         """
         key = store.content_key(
             [self.data, self.seed, store.package_hash(), method.members],
@@ -191,12 +192,22 @@ class Chapter:
             config.as_dict(method.settings),
         )
         folder = self.workspace / "models" / f"{name}-{key[:12]}"
-        if (folder / "heclip.json").exists():
-            try:
-                return HECLIP.load(folder)
-            except (ValueError, OSError):
-                _say(f"The model in {folder} is damaged; it is trained again.")
-                shutil.rmtree(folder)
+        with store.alone_in(folder):
+            return self._found(folder) or self._made(folder, method)
+
+    def _found(self, folder: Path) -> HECLIP | None:
+        """The model that was saved in a folder, if there is one and it is whole."""
+        if not (folder / "heclip.json").exists():
+            return None
+        try:
+            return HECLIP.load(folder)
+        except (ValueError, OSError):
+            _say(f"The model in {folder} is damaged; it is trained again.")
+            (folder / "heclip.json").unlink()
+            return None
+
+    def _made(self, folder: Path, method: HECLIP) -> HECLIP:
+        """`method`, fitted from where it was stopped, and saved in the folder."""
         method.checkpoint = folder / "training"
         try:
             method.fit(self.training)
@@ -355,4 +366,4 @@ def _writable(parameter: str, folder: Path) -> None:
 
 
 def _say(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
+    warnings.warn(text, stacklevel=4)

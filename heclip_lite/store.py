@@ -91,6 +91,32 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def alone_in(folder: str | os.PathLike) -> Iterator[None]:
+    """Work in a folder as the only process that does; another one waits here, with a word.
+
+    The folder is made where it is missing, and freed when its process ends, however it ends.
+    What a killed process had not finished writing in it is removed first.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        warnings.warn(f"Another process works in {folder}; waiting for its end.", stacklevel=3)
+        lock.acquire()
+    try:
+        for unfinished in folder.glob(".*"):
+            if unfinished.is_file():
+                unfinished.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
 def write_json(path: str | os.PathLike, value: object) -> None:
     """Write `value` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"

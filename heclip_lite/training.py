@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def train(
     checkpoint
         Folder for the state after each epoch. If it holds the state of the same training, that
         training goes on where it stopped.
+        One process works in it at a time; another one waits, and goes on from what it left.
     description
         Label of the progress bar.
 
@@ -105,6 +107,25 @@ def train(
             "patience is set, but there is no validation section; "
             "give one whole training section as `validation` or set patience=None."
         )
+    own = checkpoint is not None and ranks.rank() == 0
+    with store.alone_in(checkpoint) if own else nullcontext():
+        return _train(
+            model, training, objective, settings, validation, augment, checkpoint, description
+        )
+
+
+def _train(
+    model: nn.Module,
+    training: Pair,
+    objective: Objective,
+    settings: Training,
+    validation: Pair | None,
+    augment: bool,
+    checkpoint: str | Path | None,
+    description: str,
+) -> list[dict[str, float]]:
+    """What `train` does, in a checkpoint folder that is its own."""
+    inputs, targets = training
     runtime.keep_large_blocks()
     device = runtime.pick_device(settings.device)
     precision = settings.precision
@@ -121,6 +142,7 @@ def train(
     torch.manual_seed(settings.seed)  # dropout draws from the global generator
 
     state = _State(model, optimiser, order, checkpoint, _identity(model, training, settings))
+    ranks.wait()  # for the first one, whose the folder is
     history = state.load()
     epochs = range(len(history), settings.epochs)
     rank, size = ranks.rank(), ranks.size()
@@ -276,7 +298,7 @@ class _State:
         )
         for old in self.folder.glob("state-*.safetensors"):
             if old.name != path.name:
-                old.unlink()
+                old.unlink(missing_ok=True)
 
     def load(self) -> list[dict[str, float]]:
         if self.folder is None or not (self.folder / "state.json").exists():

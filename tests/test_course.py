@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,27 @@ def test_a_damaged_model_is_trained_anew_with_a_word(chapter):
     (folder / "heclip.safetensors").unlink()
     with pytest.warns(UserWarning, match=r"The model in .* is damaged"):
         chapter.trained("model", quick(chapter))
+
+
+def test_two_processes_train_a_model_once(chapter, monkeypatch):
+    """The second asks while the first trains, and finds what the first saved."""
+    come, found, fit = threading.Event(), [], methods.HECLIP.fit
+    other = threading.Thread(target=lambda: found.append(chapter.trained("model", quick(chapter))))
+
+    def fit_once(method, training_sections):
+        other.start()  # a second time fails
+        assert come.wait(60)
+        return fit(method, training_sections)
+
+    def warn(text, **_):
+        if "Another process works in" in text:
+            come.set()
+
+    monkeypatch.setattr(methods.HECLIP, "fit", fit_once)
+    monkeypatch.setattr("heclip_lite.store.warnings.warn", warn)
+    first = chapter.trained("model", quick(chapter))
+    other.join()
+    assert (found[0].predict(chapter.test[0]) == first.predict(chapter.test[0])).all()
 
 
 def test_a_damaged_unfinished_training_starts_again_with_a_word(chapter):

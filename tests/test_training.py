@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from heclip_lite import losses, networks, training
+from heclip_lite import losses, networks, store, training
 from heclip_lite.config import Training
 
 SETTINGS = Training(epochs=4, batch_size=16, device="cpu", seed=3)
@@ -128,6 +129,37 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     tensors.write_bytes(tensors.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"is damaged .* delete the folder"):
         run(checkpoint=tmp_path)
+
+
+def test_another_process_waits_for_the_folder_and_goes_on_from_there(tmp_path, monkeypatch):
+    """It comes while a state lies there whose name `state.json` does not know yet."""
+    wanted, whole = run(replace(SETTINGS, epochs=6))
+    come, found, write = threading.Event(), [], store.write_json
+    longer, net = replace(SETTINGS, epochs=6), model()
+
+    def do() -> None:
+        found.append(run(longer, net, checkpoint=tmp_path))
+        come.set()
+
+    other = threading.Thread(target=do)
+
+    def warn(text, **_):
+        if "Another process works in" in text:
+            come.set()
+
+    def interrupted(*arguments):
+        if other.ident is None:
+            other.start()
+            assert come.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(store, "write_json", interrupted)
+    monkeypatch.setattr(store.warnings, "warn", warn)
+    _, history = run(checkpoint=tmp_path)
+    other.join()
+    ((state, resumed),) = found
+    assert history == whole[:4] and resumed == whole
+    assert_same(state, wanted)
 
 
 @pytest.mark.parametrize(
