@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +55,7 @@ def train(
     validation: Pair | None = None,
     augment: bool = False,
     checkpoint: str | Path | None = None,
+    about: Any = None,
     description: str = "train",
 ) -> list[dict[str, float]]:
     """Train `model` in place with AdamW and return one record per epoch.
@@ -83,6 +84,9 @@ def train(
         Folder for the state after each epoch. If it holds the state of the same training, that
         training goes on where it stopped.
         One process works in it at a time; another one waits, and goes on from what it left.
+    about
+        What the objective is made of, such as loss and temperature: anything that JSON can hold.
+        A checkpoint needs it, to know the same training from another.
     description
         Label of the progress bar.
 
@@ -96,7 +100,7 @@ def train(
     ValueError
         If there are fewer spots than a batch, inputs and targets differ in length, a batch cannot
         be divided among the processes, patience is set without validation, or the checkpoint
-        belongs to another training.
+        comes without `about`, is damaged or belongs to another training.
     FloatingPointError
         If the loss stops being finite.
     """
@@ -107,10 +111,23 @@ def train(
             "patience is set, but there is no validation section; "
             "give one whole training section as `validation` or set patience=None."
         )
+    if checkpoint is not None and about is None:
+        raise ValueError(
+            "A checkpoint needs `about`: what the objective is made of, such as its loss and "
+            "temperature, so that no other training goes on from it."
+        )
     own = checkpoint is not None and ranks.rank() == 0
     with store.alone_in(checkpoint) if own else nullcontext():
         return _train(
-            model, training, objective, settings, validation, augment, checkpoint, description
+            model,
+            training,
+            objective,
+            settings,
+            validation,
+            augment,
+            checkpoint,
+            about,
+            description,
         )
 
 
@@ -122,6 +139,7 @@ def _train(
     validation: Pair | None,
     augment: bool,
     checkpoint: str | Path | None,
+    about: Any,
     description: str,
 ) -> list[dict[str, float]]:
     """What `train` does, in a checkpoint folder that is its own."""
@@ -141,7 +159,11 @@ def _train(
     order = torch.Generator().manual_seed(settings.seed)
     torch.manual_seed(settings.seed)  # dropout draws from the global generator
 
-    state = _State(model, optimiser, order, checkpoint, _identity(model, training, settings))
+    identity = ""
+    if checkpoint is not None:
+        data = [*training, *(validation or ())]
+        identity = _identity(model, data, settings, [augment, about])
+    state = _State(model, optimiser, order, checkpoint, identity)
     ranks.wait()  # for the first one, whose the folder is
     history = state.load()
     epochs = range(len(history), settings.epochs)
@@ -249,12 +271,18 @@ def _should_stop(history: list[dict[str, float]], patience: int | None) -> bool:
     return len(history) - 1 - _best_epoch(history) >= patience
 
 
-def _identity(model: nn.Module, training: Pair, settings: Training) -> str:
+def _identity(
+    model: nn.Module, data: Sequence[Tensor], settings: Training, others: list[Any]
+) -> str:
     """Key of a training: another number of epochs may go on from the same state, nothing else."""
+    start = model.state_dict()
     return store.content_key(
         as_dict(replace(settings, epochs=1)),
-        [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()],
-        *[part.numpy() for part in training],
+        others,
+        [[name, str(value.dtype), list(value.shape)] for name, value in start.items()],
+        # As bytes: NumPy does not know bfloat16.
+        *[v.detach().cpu().reshape(-1).view(torch.uint8).numpy() for v in start.values()],
+        *[part.numpy() for part in data],
     )
 
 
@@ -313,8 +341,8 @@ class _State:
             ) from error
         if record["identity"] != self.identity:
             raise ValueError(
-                f"The checkpoint in {self.folder} belongs to other data, settings or another "
-                "network; name another folder or delete this one."
+                f"The checkpoint in {self.folder} belongs to other data, settings, another "
+                "objective or another network; name another folder or delete this one."
             )
         self.model.load_state_dict(under(tensors, "model."))
         self.best = under(tensors, "best.")

@@ -45,6 +45,7 @@ def train(folder: Path) -> None:
         lambda net, x, y: losses.image_centric_loss(*net(x, y)),
         config.Training(epochs=60, batch_size=32, device="cpu"),
         checkpoint=folder / "states",
+        about="image_centric",
     )
     values = {name: value.numpy() for name, value in model.state_dict().items()}
     with atomic_path(folder / "result.npz") as temporary:
