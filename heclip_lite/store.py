@@ -124,6 +124,46 @@ def write_json(path: str | os.PathLike, value: object) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def save_array(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Write an array, atomically, in NumPy's format with the SHA-256 of its content behind it."""
+    with atomic_path(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+        with open(temporary, "ab") as file:
+            file.write(bytes.fromhex(content_key(array)))
+
+
+def load_array(path: str | os.PathLike, *, mapped: bool = False) -> np.ndarray:
+    """Read what :func:`save_array` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    mapped
+        Leave it on disk until it is looked at. Only its header and length are checked then, so
+        it may be any file in NumPy's format.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged.
+    """
+    with open(path, "rb") as file:
+        try:
+            if mapped:
+                return np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(file, allow_pickle=False)
+        except (OSError, MemoryError):  # says nothing about the file
+            raise
+        except Exception as error:  # NumPy raises many kinds
+            raise ValueError(f"{path} is damaged ({error})") from error
+        if file.read() != bytes.fromhex(content_key(array)):
+            raise ValueError(f"{path} is damaged (its SHA-256 is another)")
+    return array
+
+
 def cached_array(kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
     """Array stored under ``cache_dir()/kind/key.npy``; computed by `make` where it is missing.
 
@@ -132,12 +172,11 @@ def cached_array(kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndar
     path = cache_dir() / kind / f"{key}.npy"
     if path.exists():
         try:
-            return np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            warnings.warn(f"{path} is damaged ({error}); computing it again.", stacklevel=2)
+            return load_array(path)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}; computing it again.", stacklevel=2)
     array = make()
-    with atomic_path(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
+    save_array(path, array)
     return array
 
 

@@ -289,8 +289,8 @@ def _identity(
 class _State:
     """All that a training needs to go on: parameters, optimiser, generators, history.
 
-    Tensors go to ``state-<epoch>.safetensors``; ``state.json`` names the valid one and is renamed
-    into place last, so that at any moment a whole state can be read.
+    Tensors go to ``state-<epoch>.safetensors``; ``state.json`` names the valid one, with the
+    SHA-256 of both, and is renamed into place last: at any moment a whole state can be read.
     """
 
     def __init__(
@@ -320,10 +320,8 @@ class _State:
         path = self.folder / f"state-{len(history):04d}.safetensors"
         with store.atomic_path(path) as temporary:
             save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, temporary)
-        store.write_json(
-            self.folder / "state.json",
-            {"file": path.name, "history": history, "identity": self.identity},
-        )
+        record = {"file": path.name, "history": history, "identity": self.identity}
+        store.write_json(self.folder / "state.json", record | {"sha256": _seal(record, path)})
         for old in self.folder.glob("state-*.safetensors"):
             if old.name != path.name:
                 old.unlink(missing_ok=True)
@@ -333,8 +331,11 @@ class _State:
             return []
         try:
             record = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
-            tensors = load_file(self.folder / record["file"])
-        except (json.JSONDecodeError, KeyError, OSError, SafetensorError) as error:
+            path = self.folder / record["file"]
+            if record.pop("sha256") != _seal(record, path):
+                raise ValueError("its SHA-256 is another")
+            tensors = load_file(path)
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             raise ValueError(
                 f"The checkpoint in {self.folder} is damaged ({error}); delete the folder to "
                 "train anew."
@@ -359,6 +360,11 @@ class _State:
     def restore_best(self) -> None:
         if self.best:
             self.model.load_state_dict(self.best)
+
+
+def _seal(record: dict[str, Any], path: Path) -> str:
+    """SHA-256 of a state: of its tensors' file and of what is written about it."""
+    return store.content_key(record, store.file_hash(path))
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

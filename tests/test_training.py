@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 
@@ -161,10 +162,40 @@ def test_more_epochs_go_on_from_the_same_checkpoint(tmp_path):
     assert_same(state, wanted)
 
 
+def test_what_a_killed_process_had_not_written_to_its_end_is_removed(tmp_path):
+    unfinished = [tmp_path / f".state-0003.0123abcd.{end}" for end in ("safetensors", "json")]
+    for path in unfinished:
+        path.write_bytes(b"half")
+    run(checkpoint=tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     run(checkpoint=tmp_path)
     tensors = next(tmp_path.glob("*.safetensors"))
-    tensors.write_bytes(tensors.read_bytes()[:-100])
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"is damaged .* delete the folder"):
+        run(checkpoint=tmp_path)
+    tensors.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(ValueError, match=r"is damaged \(its SHA-256 is another\)"):
+        run(checkpoint=tmp_path)
+    tensors.unlink()
+    with pytest.raises(ValueError, match=r"is damaged .*No such file"):
+        run(checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("lost", [None, "file", "history", "identity", "sha256", "a digit"])
+def test_a_damaged_record_of_a_checkpoint_is_named(tmp_path, lost):
+    run(checkpoint=tmp_path)
+    record = json.loads((tmp_path / "state.json").read_text(encoding="utf-8"))
+    if lost is None:
+        record = [record]
+    elif lost == "a digit":
+        record["history"][0]["loss"] += 0.01
+    else:
+        del record[lost]
+    store.write_json(tmp_path / "state.json", record)
     with pytest.raises(ValueError, match=r"is damaged .* delete the folder"):
         run(checkpoint=tmp_path)
 
