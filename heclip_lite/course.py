@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -218,6 +219,7 @@ class Chapter:
             shutil.rmtree(method.checkpoint)
             method.fit(self.training)
         method.save(folder)
+        shutil.rmtree(method.checkpoint, ignore_errors=True)
         return method
 
     def keep(self, **values: Any) -> None:
@@ -355,9 +357,9 @@ def _claim(workspace: Path, data: str) -> None:
 def _writable(parameter: str, folder: Path) -> None:
     """Make a folder and write to it, so that a long chapter does not fail at its end."""
     try:
-        with store.atomic_path(folder / ".writable") as temporary:
-            temporary.touch()
-        (folder / ".writable").unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ValueError(
             f"{parameter} is {folder}, which cannot be written to ({error.strerror}). "
