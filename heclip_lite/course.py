@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -184,6 +185,7 @@ class Chapter:
 
         What an earlier notebook trained is used again only if nothing that could change it did,
         this package included. What is damaged is trained anew, with a word.
+        Of two processes that ask for the same model, one trains it and the other waits for it.
         """
         key = store.content_key(
             [self.data, self.seed, store.package_hash(), method.members],
@@ -191,12 +193,22 @@ class Chapter:
             config.as_dict(method.settings),
         )
         folder = self.workspace / "models" / f"{name}-{key[:12]}"
-        if (folder / "heclip.json").exists():
-            try:
-                return HECLIP.load(folder)
-            except (ValueError, OSError):
-                _say(f"The model in {folder} is damaged; it is trained again.")
-                shutil.rmtree(folder)
+        with store.alone_in(folder):
+            return self._found(folder) or self._made(folder, method)
+
+    def _found(self, folder: Path) -> HECLIP | None:
+        """The model that was saved in a folder, if there is one and it is whole."""
+        if not (folder / "heclip.json").exists():
+            return None
+        try:
+            return HECLIP.load(folder)
+        except (ValueError, OSError):
+            _say(f"The model in {folder} is damaged; it is trained again.")
+            (folder / "heclip.json").unlink()
+            return None
+
+    def _made(self, folder: Path, method: HECLIP) -> HECLIP:
+        """`method`, fitted from where it was stopped, and saved in the folder."""
         method.checkpoint = folder / "training"
         try:
             method.fit(self.training)
@@ -207,6 +219,7 @@ class Chapter:
             shutil.rmtree(method.checkpoint)
             method.fit(self.training)
         method.save(folder)
+        shutil.rmtree(method.checkpoint, ignore_errors=True)
         return method
 
     def keep(self, **values: Any) -> None:
@@ -344,9 +357,9 @@ def _claim(workspace: Path, data: str) -> None:
 def _writable(parameter: str, folder: Path) -> None:
     """Make a folder and write to it, so that a long chapter does not fail at its end."""
     try:
-        with store.atomic_path(folder / ".writable") as temporary:
-            temporary.touch()
-        (folder / ".writable").unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ValueError(
             f"{parameter} is {folder}, which cannot be written to ({error.strerror}). "
@@ -355,4 +368,4 @@ def _writable(parameter: str, folder: Path) -> None:
 
 
 def _say(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
+    warnings.warn(text, stacklevel=4)

@@ -182,7 +182,9 @@ def patch_vectors(
     batch_size: int = 128,
     device: str = "auto",
 ) -> np.ndarray:
-    """One vector per point from a frozen encoder, kept on disk by content.
+    """One vector per point from a frozen encoder.
+
+    They are kept on disk by content and by the kind of device that computed them.
 
     Parameters
     ----------
@@ -202,10 +204,10 @@ def patch_vectors(
     ndarray, float32, (points, features)
     """
     points = section.obsm["spatial"] if points is None else np.asarray(points, float)
+    where = runtime.pick_device(device)
 
     def compute() -> np.ndarray:
         runtime.keep_large_blocks()
-        where = runtime.pick_device(device)
         encoder = ImageEncoder(settings.encoder).eval().to(where)
         pixels = patches.cut_patches(
             section, width_um=settings.width_um, size=settings.size, points=points
@@ -223,6 +225,7 @@ def patch_vectors(
         sections.um_per_px(section),
         fingerprint(settings.encoder),
         [settings.width_um, settings.size],
+        where,  # a card computes in another precision
     )
     return store.cached_array("vectors", key, compute)
 
@@ -292,9 +295,10 @@ def raw_features(
     Returns
     -------
     ndarray, float32, (points, channels)
-        Kept on disk by content.
+        Kept on disk by content and by the kind of device that computed them.
     """
     widths = settings.widths_um
+    where = runtime.pick_device(device)
     key = store.content_key(
         code_hash(__name__, "raw_features"),
         sections.image_key(section),
@@ -303,11 +307,12 @@ def raw_features(
         fingerprint(settings.encoder),
         [list(settings.um_per_px), list(widths)],
         *([settings.stain] if settings.stain != "none" else []),
+        where,
     )
 
     def compute() -> np.ndarray:
         blocks: list[np.ndarray] = []
-        for scale, per_px, levels in _scales(section, settings, device):
+        for scale, per_px, levels in _scales(section, settings, where):
             for stride, level in levels:
                 for width in widths:
                     sigma = width / scale / stride
@@ -333,13 +338,13 @@ def _scales(section: AnnData, settings: config.MapInput, device: str) -> Iterato
         sections.um_per_px(section),
         fingerprint(settings.encoder),
         [list(settings.um_per_px), settings.stain],
+        device,
     )
     if key in _LAST:
         yield from _LAST[key]
         return
     runtime.keep_large_blocks()
-    where = runtime.pick_device(device)
-    encoder = ImageEncoder(settings.encoder).eval().to(where)
+    encoder = ImageEncoder(settings.encoder).eval().to(device)
     image = Image.fromarray(sections.read_image(section))
     strides = [stride for _, stride, _ in encoder.map_levels()]
     found: list[_Scale] = []
@@ -350,7 +355,7 @@ def _scales(section: AnnData, settings: config.MapInput, device: str) -> Iterato
         if settings.stain != "none":
             small = stain.estimate(section, settings.stain).apply(small)
         near = _near_tissue(section, spots.obsm["spatial"], small.shape[:2])
-        maps = _slide_maps(small, encoder, where, near, sections.background_of(section))
+        maps = _slide_maps(small, encoder, device, near, sections.background_of(section))
         runtime.release_blocks()
         made = (scale, np.array(size) / image.size, list(zip(strides, maps, strict=True)))
         if spots is not section:

@@ -180,6 +180,7 @@ class HECLIP(Trained):
             lambda: self._build(features, self._spot_width()),
             pair,
             self._objective,
+            self.contrast,
             validation=held_out,
         )
 

@@ -119,6 +119,7 @@ class HisToSGE(Trained):
             lambda: self._build(pair[0].shape[-1] - 3, pair[1].shape[-1]),
             pair,
             _objective,
+            self.attention,
             settings=settings,
         )
 

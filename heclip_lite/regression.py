@@ -99,6 +99,7 @@ class Regression(Trained):
             lambda: self._build(inputs.shape[-1], start),
             (inputs, torch.from_numpy(targets)),
             self._objective,
+            {"likelihood": self.likelihood, "hidden": self.hidden},
         )
 
     def _targets(self, training_sections: list[AnnData]) -> tuple[np.ndarray, np.ndarray]:

@@ -168,8 +168,7 @@ class Job:
         self._check_room()
         for part in ("maps", "features", "expression"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
-        with store.atomic_path(probe) as temporary:
-            np.save(temporary, said, allow_pickle=False)
+        store.save_array(probe, said)
         store.write_json(plan, self.settings)  # last: it says that the folder is whole
 
     def _probe(self) -> np.ndarray:
@@ -269,8 +268,7 @@ class Job:
             _through(self, "describe", waiting, client, "describe tiles")
         if not statistics.exists():
             found = _mean_and_deviation([self._features(tile) for tile in standard])
-            with store.atomic_path(statistics) as temporary:
-                np.save(temporary, np.stack(found), allow_pickle=False)
+            store.save_array(statistics, np.stack(found))
         shutil.rmtree(self.folder / "maps", ignore_errors=True)  # gigabytes that are done with
         _through(self, "make_from_features", todo, client, "predict tiles")
 
@@ -341,8 +339,7 @@ class Job:
     def _keep(path: Path, values: np.ndarray) -> None:
         if not np.isfinite(values).all():
             raise ValueError(f"{path.name}: values are not finite; the method or the image is bad.")
-        with store.atomic_path(path) as temporary:
-            np.save(temporary, values, allow_pickle=False)
+        store.save_array(path, values)
 
 
 def _checked(spots: np.ndarray | None, slide: Pyramid) -> np.ndarray | None:

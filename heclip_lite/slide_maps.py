@@ -241,7 +241,7 @@ class SlideMaps:
             x = slice(max(columns.start, left), min(columns.stop, left + tile.wide // stride))
             if y.start >= y.stop or x.start >= x.stop:
                 continue
-            part = read_part(self._file(tile, stride), mmap_mode="r")
+            part = read_part(self._file(tile, stride), mapped=True)
             made[
                 :,
                 y.start - rows.start : y.stop - rows.start,
@@ -267,8 +267,11 @@ def _around(centres: np.ndarray, sigma: float, whole: tuple[int, int]) -> list[s
     return found
 
 
-def read_part(path: Path, mmap_mode: str | None = None) -> np.ndarray:
+def read_part(path: Path, *, mapped: bool = False) -> np.ndarray:
     """A finished part of a run; one that is damaged is dropped, so that it is made anew.
+
+    Feature maps are read `mapped`, a window at a time: they are gigabytes and carry no SHA-256, so
+    of these only the header and the length are checked, of all other parts every byte.
 
     Raises
     ------
@@ -276,12 +279,10 @@ def read_part(path: Path, mmap_mode: str | None = None) -> np.ndarray:
         If it is damaged.
     """
     try:
-        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        return store.load_array(path, mapped=mapped)
+    except ValueError as error:
         path.unlink(missing_ok=True)
-        raise ValueError(
-            f"{path} is damaged ({error}) and was dropped. Run the same again to make it anew."
-        ) from error
+        raise ValueError(f"{error} and was dropped. Run the same again to make it anew.") from error
 
 
 def encoder_of(settings: config.Encoder, device: str) -> encoders.ImageEncoder:

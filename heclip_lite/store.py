@@ -91,11 +91,77 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def alone_in(folder: str | os.PathLike) -> Iterator[None]:
+    """Work in a folder as the only process that does; another one waits here, with a word.
+
+    The folder is made where it is missing, and freed when its process ends, however it ends.
+    What a killed process had not finished writing in it is removed first.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        warnings.warn(f"Another process works in {folder}; waiting for its end.", stacklevel=3)
+        lock.acquire()
+    try:
+        for unfinished in folder.glob(".*"):
+            if unfinished.is_file():
+                unfinished.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
 def write_json(path: str | os.PathLike, value: object) -> None:
     """Write `value` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def save_array(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Write an array, atomically, in NumPy's format with the SHA-256 of its content behind it."""
+    with atomic_path(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+        with open(temporary, "ab") as file:
+            file.write(bytes.fromhex(content_key(array)))
+
+
+def load_array(path: str | os.PathLike, *, mapped: bool = False) -> np.ndarray:
+    """Read what :func:`save_array` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    mapped
+        Leave it on disk until it is looked at. Only its header and length are checked then, so
+        it may be any file in NumPy's format.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged.
+    """
+    with open(path, "rb") as file:
+        try:
+            if mapped:
+                return np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(file, allow_pickle=False)
+        except (OSError, MemoryError):  # says nothing about the file
+            raise
+        except Exception as error:  # NumPy raises many kinds
+            raise ValueError(f"{path} is damaged ({error})") from error
+        if file.read() != bytes.fromhex(content_key(array)):
+            raise ValueError(f"{path} is damaged (its SHA-256 is another)")
+    return array
 
 
 def cached_array(kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -106,12 +172,11 @@ def cached_array(kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndar
     path = cache_dir() / kind / f"{key}.npy"
     if path.exists():
         try:
-            return np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            warnings.warn(f"{path} is damaged ({error}); computing it again.", stacklevel=2)
+            return load_array(path)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}; computing it again.", stacklevel=2)
     array = make()
-    with atomic_path(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
+    save_array(path, array)
     return array
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -120,11 +120,16 @@ class Trained(Method):
         build: Callable[[], nn.Module],
         pair: training.Pair,
         objective: training.Objective,
+        about: config.Contrast | config.Attention | dict[str, Any],
         *,
         settings: config.Training | None = None,
         validation: training.Pair | None = None,
     ) -> None:
-        """Train the members one after another; `build` makes one, with its own random weights."""
+        """Train the members one after another; `build` makes one, with its own random weights.
+
+        `about` says what the objective is made of: no other one may go on from its checkpoint.
+        """
+        about = about if isinstance(about, dict) else config.as_dict(about)
         settings = self.settings if settings is None else settings
         self.models, self.history = [], []
         with nullcontext() if self._encodes else runtime.one_thread():
@@ -141,6 +146,7 @@ class Trained(Method):
                     validation=validation,
                     augment=self._encodes and self.image.augment,
                     checkpoint=self.checkpoint and self.checkpoint / f"member-{member}",
+                    about=[type(self).__name__, config.as_dict(self.image), about],
                     description=f"{type(self).__name__} {member + 1}/{self.members}",
                 )
                 self.history.append(history)

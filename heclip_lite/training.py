@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def train(
     validation: Pair | None = None,
     augment: bool = False,
     checkpoint: str | Path | None = None,
+    about: Any = None,
     description: str = "train",
 ) -> list[dict[str, float]]:
     """Train `model` in place with AdamW and return one record per epoch.
@@ -81,6 +83,10 @@ def train(
     checkpoint
         Folder for the state after each epoch. If it holds the state of the same training, that
         training goes on where it stopped.
+        One process works in it at a time; another one waits, and goes on from what it left.
+    about
+        What the objective is made of, such as loss and temperature: anything that JSON can hold.
+        A checkpoint needs it, to know the same training from another.
     description
         Label of the progress bar.
 
@@ -94,7 +100,7 @@ def train(
     ValueError
         If there are fewer spots than a batch, inputs and targets differ in length, a batch cannot
         be divided among the processes, patience is set without validation, or the checkpoint
-        belongs to another training.
+        comes without `about`, is damaged or belongs to another training.
     FloatingPointError
         If the loss stops being finite.
     """
@@ -105,6 +111,39 @@ def train(
             "patience is set, but there is no validation section; "
             "give one whole training section as `validation` or set patience=None."
         )
+    if checkpoint is not None and about is None:
+        raise ValueError(
+            "A checkpoint needs `about`: what the objective is made of, such as its loss and "
+            "temperature, so that no other training goes on from it."
+        )
+    own = checkpoint is not None and ranks.rank() == 0
+    with store.alone_in(checkpoint) if own else nullcontext():
+        return _train(
+            model,
+            training,
+            objective,
+            settings,
+            validation,
+            augment,
+            checkpoint,
+            about,
+            description,
+        )
+
+
+def _train(
+    model: nn.Module,
+    training: Pair,
+    objective: Objective,
+    settings: Training,
+    validation: Pair | None,
+    augment: bool,
+    checkpoint: str | Path | None,
+    about: Any,
+    description: str,
+) -> list[dict[str, float]]:
+    """What `train` does, in a checkpoint folder that is its own."""
+    inputs, targets = training
     runtime.keep_large_blocks()
     device = runtime.pick_device(settings.device)
     precision = settings.precision
@@ -120,7 +159,12 @@ def train(
     order = torch.Generator().manual_seed(settings.seed)
     torch.manual_seed(settings.seed)  # dropout draws from the global generator
 
-    state = _State(model, optimiser, order, checkpoint, _identity(model, training, settings))
+    identity = ""
+    if checkpoint is not None:
+        data = [*training, *(validation or ())]
+        identity = _identity(model, data, settings, [augment, about])
+    state = _State(model, optimiser, order, checkpoint, identity)
+    ranks.wait()  # for the first one, whose the folder is
     history = state.load()
     epochs = range(len(history), settings.epochs)
     rank, size = ranks.rank(), ranks.size()
@@ -227,20 +271,26 @@ def _should_stop(history: list[dict[str, float]], patience: int | None) -> bool:
     return len(history) - 1 - _best_epoch(history) >= patience
 
 
-def _identity(model: nn.Module, training: Pair, settings: Training) -> str:
+def _identity(
+    model: nn.Module, data: Sequence[Tensor], settings: Training, others: list[Any]
+) -> str:
     """Key of a training: another number of epochs may go on from the same state, nothing else."""
+    start = model.state_dict()
     return store.content_key(
         as_dict(replace(settings, epochs=1)),
-        [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()],
-        *[part.numpy() for part in training],
+        others,
+        [[name, str(value.dtype), list(value.shape)] for name, value in start.items()],
+        # As bytes: NumPy does not know bfloat16.
+        *[v.detach().cpu().reshape(-1).view(torch.uint8).numpy() for v in start.values()],
+        *[part.numpy() for part in data],
     )
 
 
 class _State:
     """All that a training needs to go on: parameters, optimiser, generators, history.
 
-    Tensors go to ``state-<epoch>.safetensors``; ``state.json`` names the valid one and is renamed
-    into place last, so that at any moment a whole state can be read.
+    Tensors go to ``state-<epoch>.safetensors``; ``state.json`` names the valid one, with the
+    SHA-256 of both, and is renamed into place last: at any moment a whole state can be read.
     """
 
     def __init__(
@@ -270,29 +320,30 @@ class _State:
         path = self.folder / f"state-{len(history):04d}.safetensors"
         with store.atomic_path(path) as temporary:
             save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, temporary)
-        store.write_json(
-            self.folder / "state.json",
-            {"file": path.name, "history": history, "identity": self.identity},
-        )
+        record = {"file": path.name, "history": history, "identity": self.identity}
+        store.write_json(self.folder / "state.json", record | {"sha256": _seal(record, path)})
         for old in self.folder.glob("state-*.safetensors"):
             if old.name != path.name:
-                old.unlink()
+                old.unlink(missing_ok=True)
 
     def load(self) -> list[dict[str, float]]:
         if self.folder is None or not (self.folder / "state.json").exists():
             return []
         try:
             record = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
-            tensors = load_file(self.folder / record["file"])
-        except (json.JSONDecodeError, KeyError, OSError, SafetensorError) as error:
+            path = self.folder / record["file"]
+            if record.pop("sha256") != _seal(record, path):
+                raise ValueError("its SHA-256 is another")
+            tensors = load_file(path)
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             raise ValueError(
                 f"The checkpoint in {self.folder} is damaged ({error}); delete the folder to "
                 "train anew."
             ) from error
         if record["identity"] != self.identity:
             raise ValueError(
-                f"The checkpoint in {self.folder} belongs to other data, settings or another "
-                "network; name another folder or delete this one."
+                f"The checkpoint in {self.folder} belongs to other data, settings, another "
+                "objective or another network; name another folder or delete this one."
             )
         self.model.load_state_dict(under(tensors, "model."))
         self.best = under(tensors, "best.")
@@ -309,6 +360,11 @@ class _State:
     def restore_best(self) -> None:
         if self.best:
             self.model.load_state_dict(self.best)
+
+
+def _seal(record: dict[str, Any], path: Path) -> str:
+    """SHA-256 of a state: of its tensors' file and of what is written about it."""
+    return store.content_key(record, store.file_hash(path))
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

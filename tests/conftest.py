@@ -33,13 +33,16 @@ def pytest_xdist_setupnodes(config, specs):
 def pytest_collection_modifyitems(items):
     """Say which tests stay in one process, and begin with what takes longest.
 
-    Whatever needs the chapters waits for one and the same execution, so it makes one group;
+    Whatever needs the chapters waits for one and the same execution, so it makes one group, and so
+    does whatever is held against one and the same contest;
     of the others, each file makes one, and its slow tests another.
     """
 
     def place(item) -> tuple[int, str]:
         if "executed" in item.fixturenames:
             return 0, "book"
+        if "whole_contest" in item.fixturenames:
+            return 1, "contest"
         slow = item.get_closest_marker("slow") is not None
         return (1, f"{item.path.stem}-slow") if slow else (2, item.path.stem)
 
@@ -156,6 +159,15 @@ def chromium():
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def whole_contest(tmp_path_factory) -> tuple[Path, float]:
+    """Folder of a contest that nothing disturbed, on one thread, and the seconds it took."""
+    from killing import command_of, timed
+
+    folder = tmp_path_factory.mktemp("contest")
+    return folder, timed(command_of("contest", folder))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 ``python tests/killing.py JOB FOLDER`` does a job from where FOLDER stands and says ``ready`` when
 the work itself begins, so that a kill hits the work and not the import of its libraries.
+The contest takes the device it runs on as a third word.
 """
 
 from __future__ import annotations
@@ -45,23 +46,24 @@ def train(folder: Path) -> None:
         lambda net, x, y: losses.image_centric_loss(*net(x, y)),
         config.Training(epochs=60, batch_size=32, device="cpu"),
         checkpoint=folder / "states",
+        about="image_centric",
     )
     values = {name: value.numpy() for name, value in model.state_dict().items()}
     with atomic_path(folder / "result.npz") as temporary:
         np.savez(temporary, loss=[record["loss"] for record in history], **values)
 
 
-def contest(folder: Path) -> None:
+def contest(folder: Path, device: str = "cpu") -> None:
     """Several methods on several folds; each prediction stays on disk."""
     from heclip_lite import config, evaluation, methods, store, tissue
 
     os.environ["HECLIP_LITE_CACHE"] = str(folder / "cache")
     sections = tissue.synthetic_sections(2, 2, size_um=700, n_genes=60, seed=1)
-    heads = config.Training(epochs=15, batch_size=16, device="cpu")
+    heads = config.Training(epochs=15, batch_size=16, device=device)
     maps = config.MapInput(um_per_px=(4.0,), components=8)
     entered = {
         "heclip": methods.HECLIP.recommended(maps, heads, members=2),
-        "ridge": methods.Ridge(maps),
+        "ridge": methods.Ridge(maps, device=device),
         "position": methods.Position(),
         "mean": methods.Mean(),
     }
@@ -114,7 +116,7 @@ def download(folder: Path) -> None:
     store.write_json(folder / "result.json", {p.name: store.file_hash(p) for p in paths})
 
 
-JOBS: dict[str, Callable[[Path], None]] = {
+JOBS: dict[str, Callable[..., None]] = {
     job.__name__: job for job in (train, contest, chapter, download)
 }
 
@@ -135,9 +137,9 @@ def start(command: Sequence[str], **options) -> subprocess.Popen:
     )
 
 
-def command_of(job: str, folder: Path) -> list[str]:
+def command_of(job: str, folder: Path, *more: str) -> list[str]:
     """The command line of a job of this file."""
-    return [sys.executable, __file__, job, str(folder)]
+    return [sys.executable, __file__, job, str(folder), *more]
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -213,4 +215,4 @@ def timed(command: Sequence[str], *, begins: str = "ready", **options) -> float:
 
 
 if __name__ == "__main__":
-    JOBS[sys.argv[1]](Path(sys.argv[2]))
+    JOBS[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])

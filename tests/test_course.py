@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from heclip_lite import config, course, methods, sections
+from heclip_lite import config, course, methods, sections, training
 from heclip_lite.store import package_hash
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,19 +112,66 @@ def test_a_damaged_model_is_trained_anew_with_a_word(chapter):
         chapter.trained("model", quick(chapter))
 
 
-def test_a_damaged_unfinished_training_starts_again_with_a_word(chapter):
-    first = chapter.trained("model", quick(chapter)).predict(chapter.test[0])
+def test_two_processes_train_a_model_once(chapter, monkeypatch):
+    """The second asks while the first trains, and finds what the first saved."""
+    come, found, fit = threading.Event(), [], methods.HECLIP.fit
+    other = threading.Thread(target=lambda: found.append(chapter.trained("model", quick(chapter))))
+
+    def fit_once(method, training_sections):
+        other.start()  # a second time fails
+        assert come.wait(60)
+        return fit(method, training_sections)
+
+    def warn(text, **_):
+        if "Another process works in" in text:
+            come.set()
+
+    monkeypatch.setattr(methods.HECLIP, "fit", fit_once)
+    monkeypatch.setattr("heclip_lite.store.warnings.warn", warn)
+    first = chapter.trained("model", quick(chapter))
+    other.join()
+    assert (found[0].predict(chapter.test[0]) == first.predict(chapter.test[0])).all()
+
+
+def stopped(chapter, monkeypatch) -> Path:
+    """Folder of a model whose training was killed while it wrote its second state."""
+    save = training._State.save
+
+    def stop_in_second_epoch(self, history):
+        if len(history) == 2:
+            (self.folder / ".state-0002.0123abcd.safetensors").write_bytes(b"half")
+            raise KeyboardInterrupt
+        save(self, history)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training._State, "save", stop_in_second_epoch)
+        chapter.trained("model", quick(chapter))
     (folder,) = (chapter.workspace / "models").iterdir()
-    (folder / "heclip.json").unlink()  # as if it had been stopped before its end
-    states = [path for path in (folder / "training").rglob("*") if path.is_file()]
-    assert states
+    return folder
+
+
+def test_a_damaged_unfinished_training_starts_again_with_a_word(chapter, monkeypatch):
+    folder = stopped(chapter, monkeypatch)
+    states = [path for path in (folder / "training").rglob("state*")]
+    assert len(states) == 2
     for state in states:
         state.write_bytes(b"{")
     with pytest.warns(
         UserWarning, match=r"The unfinished training in .* is damaged; it starts again"
     ):
         again = chapter.trained("model", quick(chapter))
+    first = quick(chapter).fit(chapter.training).predict(chapter.test[0])
     assert np.array_equal(again.predict(chapter.test[0]), first)
+
+
+def test_a_finished_training_leaves_the_model_and_nothing_else(chapter, monkeypatch):
+    folder = stopped(chapter, monkeypatch)
+    (folder / ".heclip.0123abcd.safetensors").write_bytes(b"half")
+    found = chapter.trained("model", quick(chapter))
+    first = quick(chapter).fit(chapter.training).predict(chapter.test[0])
+    assert np.array_equal(found.predict(chapter.test[0]), first)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"heclip.json", "heclip.safetensors", "lock"}
 
 
 def test_a_workspace_of_an_older_package_is_left_alone_and_not_used(chapter, monkeypatch):

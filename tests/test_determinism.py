@@ -22,11 +22,10 @@ ACROSS_THREADS, ACROSS_DEVICES = (
 )
 
 
-def table_with(threads: int, folder, **environment) -> bytes:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"} | environment
-    subprocess.run(
-        command_of("contest", folder), check=True, cwd=ROOT, env=environment, capture_output=True
-    )
+def table_with(threads: int, folder, device: str = "cpu") -> bytes:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
+    command = command_of("contest", folder, device)
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
     return (folder / "result.csv").read_bytes()
 
 
@@ -40,23 +39,29 @@ def differences(one, other) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_twice_the_same_and_nearly_so_on_two_threads(tmp_path):
-    one, again, two = (tmp_path / name for name in ("one", "again", "two"))
-    assert table_with(1, one) == table_with(1, again)
-    table_with(2, two)
-    assert np.nanmax(differences(one, two)) < ACROSS_THREADS
+def test_twice_the_same_and_nearly_so_on_two_threads(tmp_path, whole_contest):
+    one, _ = whole_contest
+    assert table_with(1, tmp_path / "again") == (one / "result.csv").read_bytes()
+    table_with(2, tmp_path / "two")
+    assert np.nanmax(differences(one, tmp_path / "two")) < ACROSS_THREADS
 
 
-@pytest.mark.slow
-@pytest.mark.gpu
-def test_nearly_the_same_on_a_gpu(tmp_path):
+@pytest.fixture(scope="session")
+def cuda():
+    """Skips, visibly, where there is no CUDA device."""
     import torch
 
     if not torch.cuda.is_available():
         pytest.skip("gpu: there is no CUDA device")
-    table_with(1, tmp_path / "cpu", CUDA_VISIBLE_DEVICES="")
-    table_with(1, tmp_path / "gpu")
-    assert np.nanmax(differences(tmp_path / "cpu", tmp_path / "gpu")) < ACROSS_DEVICES
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+def test_nearly_the_same_on_a_gpu(tmp_path, whole_contest):
+    one, _ = whole_contest
+    table_with(1, tmp_path, "cuda")
+    assert np.nanmax(differences(one, tmp_path)) < ACROSS_DEVICES
 
 
 def test_the_seed_of_hashing_changes_nothing():

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from killing import ROOT, command_of
 
-from heclip_lite import store
+from heclip_lite import slide_maps, store
 
 SMALL = 4096  # bytes that a file may have where the disk is "full"
 
 
-def run(command: list[str], **options) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+def run(command: list[str], prepare=None, **environment) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"} | environment
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=environment, **options
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, preexec_fn=prepare
     )
 
 
@@ -41,7 +41,7 @@ def complete_files(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("job", ["train", "contest"])
 def test_a_full_disk_stops_the_work_and_what_is_there_stays_whole(job, tmp_path):
-    stopped = run(command_of(job, tmp_path), preexec_fn=full_disk)
+    stopped = run(command_of(job, tmp_path), full_disk)
     assert stopped.returncode != 0
     assert "OSError" in stopped.stderr or "File too large" in stopped.stderr
     complete_files(tmp_path)
@@ -58,6 +58,45 @@ def test_an_unfinished_write_leaves_the_old_file(tmp_path):
         raise OSError(28, os.strerror(28), str(temporary))
     assert path.read_text(encoding="utf-8").strip().startswith('{\n  "finished"')
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.eye(3)), np.zeros((0, 4), np.uint8)],
+    ids=["rows", "columns", "empty"],
+)
+def test_an_array_is_read_as_it_was_written_or_not_at_all(array, tmp_path):
+    """Whichever byte of its file changes, and wherever it ends."""
+    path = tmp_path / "array.npy"
+    store.save_array(path, array)
+    for found in (store.load_array(path), store.load_array(path, mapped=True), np.load(path)):
+        np.testing.assert_array_equal(found, array)
+        assert found.dtype == array.dtype
+    whole = path.read_bytes()
+    changed = [whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :] for at in range(len(whole))]
+    refused = 0
+    for content in [whole[:end] for end in range(len(whole))] + changed:
+        path.write_bytes(content)
+        try:
+            found = store.load_array(path)
+        except ValueError as error:
+            refused += "is damaged" in str(error)
+        else:  # a space of the header became another sign that means nothing
+            assert found.dtype == array.dtype and found.shape == array.shape
+            assert found.tobytes() == array.tobytes()
+    assert refused > 2 * len(whole) - 10
+
+
+def test_a_changed_part_of_a_slide_is_dropped(tmp_path):
+    path = tmp_path / "part.npy"
+    store.save_array(path, np.arange(6.0))
+    np.testing.assert_array_equal(slide_maps.read_part(path), np.arange(6.0))
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"part.npy is damaged .* and was dropped. Run the same"):
+        slide_maps.read_part(path)
+    assert not path.exists()
 
 
 def read_only(folder: Path, command: list[str]) -> list[str]:
@@ -93,12 +132,9 @@ def test_data_may_lie_in_a_read_only_folder(tmp_path):
         " registry={'part0.bin': store.file_hash(path)})\n"
         "print(found[0])\n"
     )
-    os.environ["HECLIP_LITE_DATA"] = str(folder)
-    try:
-        done = run(read_only(folder, [sys.executable, "-c", code]))
-    finally:
-        del os.environ["HECLIP_LITE_DATA"]
-        folder.chmod(0o755)
+    command = read_only(folder, [sys.executable, "-c", code])
+    done = run(command, HECLIP_LITE_DATA=str(folder))
+    folder.chmod(0o755)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip().endswith("part0.bin")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from heclip_lite import config, encoders, sections, store
+from heclip_lite import config, encoders, runtime, sections, store, superres
 
 SMALL = config.Encoder("test_resnet")
 MAPS = config.MapInput(SMALL, um_per_px=(2.4,), widths_um=(20.0, 70.0))
@@ -138,6 +138,30 @@ def test_pooled_features_describe_any_point(small_sections, cache):
     assert all(len(block) == 7 for block in encoders.pooled_features(section, MAPS, points))
     hidden = encoders.pooled_features(sections.hide_expression(section), MAPS)
     np.testing.assert_array_equal(np.hstack(hidden), np.hstack(blocks))
+
+
+@pytest.mark.parametrize("kind", ["vectors", "pooled"])
+def test_features_of_another_device_are_not_taken(small_sections, monkeypatch, kind):
+    """A card computes in bfloat16: what it left in the cache is not what a processor computes."""
+    section, keys = small_sections[0], []
+    describe = {
+        "vectors": lambda: encoders.patch_vectors(section, config.PatchInput(SMALL, size=32)),
+        "pooled": lambda: encoders.raw_features(section, MAPS, section.obsm["spatial"]),
+    }[kind]
+    monkeypatch.setattr(store, "cached_array", lambda kind, key, make: keys.append((kind, key)))
+    for device in ("cpu", "cuda", "cpu"):
+        monkeypatch.setattr(runtime, "pick_device", lambda _, device=device: device)
+        describe()
+    assert keys[0] == keys[2] and keys[0][0] == keys[1][0] == kind
+    assert keys[0] != keys[1]
+
+
+def test_maps_in_memory_are_not_those_of_another_device(small_sections):
+    section = small_sections[0]
+    dense = superres.grid(section, 200.0)
+    for device in ("cpu", "meta", "cpu"):  # "meta" is torch's device without numbers
+        for _, _, levels in encoders._scales(dense, MAPS, device):
+            assert {level.device.type for _, level in levels} == {device}
 
 
 def test_another_image_gives_other_features(small_sections, cache):

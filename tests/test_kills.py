@@ -39,12 +39,11 @@ def test_training_ends_with_the_same_parameters(tmp_path):
             np.testing.assert_array_equal(found[name], right[name])
 
 
-def test_a_contest_ends_with_the_same_table(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    seconds = timed(command_of("contest", whole))
-    hits = survive(command_of("contest", killed), kills=KILLS, seed=2, seconds=seconds)
+def test_a_contest_ends_with_the_same_table(tmp_path, whole_contest):
+    whole, seconds = whole_contest
+    hits = survive(command_of("contest", tmp_path), kills=KILLS, seed=2, seconds=seconds)
     assert hits >= 4
-    assert (killed / "result.csv").read_bytes() == (whole / "result.csv").read_bytes()
+    assert (tmp_path / "result.csv").read_bytes() == (whole / "result.csv").read_bytes()
 
 
 class _Slow(http.server.BaseHTTPRequestHandler):
@@ -134,9 +133,12 @@ def test_a_notebook_run_ends_with_the_same_results(tmp_path, executed):
 
 
 @pytest.mark.parametrize("job", ["contest", "chapter"])
-def test_two_processes_share_a_cache_and_a_workspace(job, tmp_path):
+def test_two_processes_share_a_cache_and_a_workspace(job, tmp_path, whole_contest):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    timed(command_of(job, alone))
+    if job == "contest":
+        alone, _ = whole_contest
+    else:
+        timed(command_of(job, alone))
     both = [start(command_of(job, shared)) for _ in range(2)]
     for process in both:
         wait_for(process, "ready")

@@ -106,6 +106,17 @@ def test_a_cached_patch_needs_no_image(toy_parts, tmp_path, cache, monkeypatch):
     assert len(list(cache.rglob("*.npy"))) == 1
 
 
+def test_a_cached_patch_that_was_damaged_is_cut_again_with_a_word(toy_section, cache):
+    first = cut_patches(toy_section, width_um=100, size=16)
+    (path,) = cache.rglob("*.npy")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-999] + bytes([whole[-999] ^ 1]) + whole[-998:])
+    with pytest.warns(UserWarning, match=r"is damaged \(its SHA-256 is another\); computing it"):
+        again = cut_patches(toy_section, width_um=100, size=16)
+    np.testing.assert_array_equal(again, first)
+    assert path.read_bytes() == whole
+
+
 def test_cache_follows_the_content(toy_parts, cache):
     def cut(width_um=100, size=16, points=None, **change):
         section = make_section(**toy_parts | change)

@@ -87,6 +87,7 @@ def train_here(folder: str) -> None:
             settings,
             validation=tuple(part[:BATCH] for part in pair),
             checkpoint=Path(folder) / "states",
+            about="image_centric",
         )
     finally:
         torch.set_default_dtype(before)

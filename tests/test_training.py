@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from heclip_lite import losses, networks, training
+from heclip_lite import config, losses, networks, store, training
 from heclip_lite.config import Training
+from heclip_lite.heclip import HECLIP
 
 SETTINGS = Training(epochs=4, batch_size=16, device="cpu", seed=3)
 
@@ -38,9 +41,10 @@ def objective(net: nn.Module, images: torch.Tensor, spots: torch.Tensor) -> torc
     )
 
 
-def run(settings=SETTINGS, net=None, **options):
+def run(settings=SETTINGS, net=None, *, aim=objective, augment=True, **options):
     net = model() if net is None else net
-    history = training.train(net, pair(), objective, settings, augment=True, **options)
+    options = {"about": "a test"} | options
+    history = training.train(net, pair(), aim, settings, augment=augment, **options)
     return net.state_dict(), history
 
 
@@ -76,14 +80,14 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_ends(tmp_path, stop_
         return objective(net, images, spots)
 
     stopping.calls = []
-    options = {"augment": True, "checkpoint": tmp_path, "validation": pair(1, 40)}
+    options = {"checkpoint": tmp_path, "validation": pair(1, 40)}
     with pytest.raises(Stop):
-        training.train(model(), pair(), stopping, replace(SETTINGS, patience=4), **options)
+        run(replace(SETTINGS, patience=4), aim=stopping, **options)
+    net = model()
     torch.manual_seed(99)  # another process would not share the random state
-    net = model(5)
-    resumed = training.train(net, pair(), objective, replace(SETTINGS, patience=4), **options)
+    state, resumed = run(replace(SETTINGS, patience=4), net, **options)
     assert resumed == history
-    assert_same(whole, net.state_dict())
+    assert_same(whole, state)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     assert not list(tmp_path.glob(".*"))
 
@@ -108,10 +112,46 @@ def test_flips_and_turns_are_the_eight_views_in_equal_shares():
     assert shares == pytest.approx([1 / 8] * 8, abs=0.02)
 
 
-def test_a_checkpoint_of_another_training_is_refused(tmp_path):
-    run(checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="belongs to other data, settings or another network"):
-        run(replace(SETTINGS, learning_rate=1e-2), checkpoint=tmp_path)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"settings": replace(SETTINGS, learning_rate=1e-2)},
+        {"net": 5},
+        {"augment": False},
+        {"validation": pair(2, 40)},
+        {"about": {"temperature": 0.3}},
+    ],
+    ids=lambda other: "-".join(other),
+)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, other):
+    validation = pair(1, 40)
+    run(checkpoint=tmp_path, validation=validation)
+    if "net" in other:
+        other = {"net": model(other["net"])}
+    with pytest.raises(ValueError, match="belongs to other data, settings, another objective or"):
+        run(**{"checkpoint": tmp_path, "validation": validation} | other)
+    assert len(run(checkpoint=tmp_path, validation=validation)[1]) == 4
+
+
+@pytest.mark.parametrize("other", [{"loss": "clip"}, {"temperature": 0.3}], ids=str)
+def test_a_method_with_another_objective_is_refused(tmp_path, small_sections, other):
+    maps = config.MapInput(config.Encoder("test_resnet"), um_per_px=(2.4,), components=8)
+
+    def fit(**contrast):
+        settings = Training(epochs=2, batch_size=16, device="cpu")
+        method = HECLIP.recommended(maps, settings, members=1, checkpoint=tmp_path)
+        method.contrast = replace(method.contrast, **contrast)
+        return method.fit(small_sections[:1])
+
+    assert fit().history == fit().history
+    with pytest.raises(ValueError, match="another objective or another network"):
+        fit(**other)
+
+
+def test_a_checkpoint_needs_to_know_the_objective(tmp_path):
+    with pytest.raises(ValueError, match="A checkpoint needs `about`: what the objective"):
+        run(checkpoint=tmp_path, about=None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_more_epochs_go_on_from_the_same_checkpoint(tmp_path):
@@ -122,12 +162,73 @@ def test_more_epochs_go_on_from_the_same_checkpoint(tmp_path):
     assert_same(state, wanted)
 
 
+def test_what_a_killed_process_had_not_written_to_its_end_is_removed(tmp_path):
+    unfinished = [tmp_path / f".state-0003.0123abcd.{end}" for end in ("safetensors", "json")]
+    for path in unfinished:
+        path.write_bytes(b"half")
+    run(checkpoint=tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     run(checkpoint=tmp_path)
     tensors = next(tmp_path.glob("*.safetensors"))
-    tensors.write_bytes(tensors.read_bytes()[:-100])
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-100])
     with pytest.raises(ValueError, match=r"is damaged .* delete the folder"):
         run(checkpoint=tmp_path)
+    tensors.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(ValueError, match=r"is damaged \(its SHA-256 is another\)"):
+        run(checkpoint=tmp_path)
+    tensors.unlink()
+    with pytest.raises(ValueError, match=r"is damaged .*No such file"):
+        run(checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("lost", [None, "file", "history", "identity", "sha256", "a digit"])
+def test_a_damaged_record_of_a_checkpoint_is_named(tmp_path, lost):
+    run(checkpoint=tmp_path)
+    record = json.loads((tmp_path / "state.json").read_text(encoding="utf-8"))
+    if lost is None:
+        record = [record]
+    elif lost == "a digit":
+        record["history"][0]["loss"] += 0.01
+    else:
+        del record[lost]
+    store.write_json(tmp_path / "state.json", record)
+    with pytest.raises(ValueError, match=r"is damaged .* delete the folder"):
+        run(checkpoint=tmp_path)
+
+
+def test_another_process_waits_for_the_folder_and_goes_on_from_there(tmp_path, monkeypatch):
+    """It comes while a state lies there whose name `state.json` does not know yet."""
+    wanted, whole = run(replace(SETTINGS, epochs=6))
+    come, found, write = threading.Event(), [], store.write_json
+    longer, net = replace(SETTINGS, epochs=6), model()
+
+    def do() -> None:
+        found.append(run(longer, net, checkpoint=tmp_path))
+        come.set()
+
+    other = threading.Thread(target=do)
+
+    def warn(text, **_):
+        if "Another process works in" in text:
+            come.set()
+
+    def interrupted(*arguments):
+        if other.ident is None:
+            other.start()
+            assert come.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(store, "write_json", interrupted)
+    monkeypatch.setattr(store.warnings, "warn", warn)
+    _, history = run(checkpoint=tmp_path)
+    other.join()
+    ((state, resumed),) = found
+    assert history == whole[:4] and resumed == whole
+    assert_same(state, wanted)
 
 
 @pytest.mark.parametrize(
