@@ -97,6 +97,13 @@ def visium() -> list[Case]:
             put(f"{H5}/x", b""),
         ),
         case("no positions", "no positions", drop(POSITIONS)),
+        case(
+            "counts of two runs",
+            "2 files of counts \\(A_filtered.*, B_filtered",
+            put(H5.replace("filtered", "A_filtered"), b""),
+            put(H5.replace("filtered", "B_filtered"), b""),
+            drop(H5),
+        ),
         case("positions of zero bytes", "empty", put(POSITIONS, b"")),
         case(
             "positions with a barcode twice",
@@ -213,6 +220,7 @@ def visium() -> list[Case]:
         case("an unknown layout", "unknown", say(layout="visum")),
         case("a name of spaces", "give a word", say(name="  ")),
         case("an unknown column", "it may name", say(columns={"z": "height"})),
+        case("bins of Visium", "visium does not use bin_um='16': only Visium HD", say(bin_um=16)),
         case("an unknown way to check the orientation", "choose", say(orientation="maybe")),
         case("a path that is not there", "does not exist", give("path", "elsewhere")),
         case("an empty folder", "no layout", drop("S1"), lambda f, w: (f / "S1").mkdir()),
@@ -361,4 +369,22 @@ def others() -> list[Case]:
             "scale factors\\) does not exist",
         ),
         Case("bins of half a micrometre", "visium-hd", (say(bin_um=0.5),), "no bins of 0.5"),
+        Case(
+            "bins of another width than the folder's",
+            "visium-hd",
+            (give("path", inner), say(bin_um=8, layout="visium-hd")),
+            "no bins of 8 .* holds square_100um",
+        ),
+        Case(
+            "bins and a pitch",
+            "visium-hd",
+            (say(spot_pitch_um=200.0),),
+            "visium-hd does not use spot_pitch_um='200.0': the width of the bins is their pitch",
+        ),
+        Case(
+            "other counts for GEO's files",
+            geo,
+            (give("counts", f"{prefix}matrix.mtx.gz"),),
+            "gse240429 does not use counts=.*choose it with name",
+        ),
     ]
