@@ -108,11 +108,12 @@ def read_section(
         Micrometres per pixel of the full-resolution image.
         Where it is not given, it follows from the distance between neighbouring spots.
     spot_pitch_um
-        That distance, centre to centre: 100 for Visium (known there), 200 for legacy ST.
+        That distance, centre to centre: 100 for Visium (known there, if spots lie on its
+        hexagonal array), 200 for legacy ST.
         Where both are given, they must agree; so must it with a scale that the files give.
         Not for Visium HD.
     spot_diameter_um
-        Diameter of a spot: 55 for Visium (known there), 100 for legacy ST.
+        Diameter of a spot: 55 for Visium (known where the pitch is), 100 for legacy ST.
     image
         File of the full-resolution image, which is not decoded here; or which of the images inside
         (``"hires"``, ``"lowres"``, the name of an element).

@@ -19,6 +19,8 @@ from heclip_lite.readers_parts import (
     Options,
     assemble,
     chosen,
+    is_visium,
+    lattice_px,
     read_positions,
     scale,
 )
@@ -163,17 +165,40 @@ def _finish(
     *,
     name: str,
     prefix: str = "",
-    pitch_um: float = VISIUM_PITCH_UM,
+    pitch_um: float | None = None,
     spot_um: tuple[float, float] = _SPOT_UM,
 ) -> AnnData:
-    """Scale, image and assembly, as for every output of Space Ranger."""
+    """Scale, image and assembly, as for every output of Space Ranger.
+
+    A pitch that neither layout nor options tell is that of Visium, if spots lie on its array.
+
+    Raises
+    ------
+    InputError
+        If scale or size of a spot is unknown, or parts do not belong together.
+    """
     inside = options.image is None or str(options.image) in _PICTURES
     known = factors(factors_path) if inside or factors_path.exists() else {}
-    pitch_um = options.spot_pitch_um or pitch_um
     points = positions[["x", "y"]].to_numpy()
+    pitch_um = options.spot_pitch_um or pitch_um
+    if pitch_um is None and is_visium(lattice_px(points, positions, counts.source)):
+        pitch_um = VISIUM_PITCH_UM
+    if pitch_um is None and options.um_per_px is None:
+        raise InputError(
+            f"{counts.source}: the spots do not lie on Visium's hexagonal array, so that the scale "
+            "is unknown. Give spot_pitch_um (100 for Visium, 200 for legacy Spatial "
+            "Transcriptomics), or um_per_px."
+        )
     um = options.um_per_px or scale(points, positions, pitch_um, counts.source)
-    diameter = options.spot_diameter_um or VISIUM_SPOT_UM
-    if "spot_diameter_fullres" in known and options.spot_pitch_um is None:
+    diameter = options.spot_diameter_um
+    if diameter is None and pitch_um == VISIUM_PITCH_UM:
+        diameter = VISIUM_SPOT_UM
+    if diameter is None:
+        raise InputError(
+            f"{counts.source}: the size of a spot is unknown, for the spots do not lie as Visium's "
+            "do. Give spot_diameter_um (100 for legacy Spatial Transcriptomics)."
+        )
+    if "spot_diameter_fullres" in known and pitch_um and options.spot_pitch_um is None:
         spot = known["spot_diameter_fullres"] * um
         if not spot_um[0] <= spot <= spot_um[1]:
             raise InputError(
@@ -336,6 +361,11 @@ def _gse_image(folder: Path, bleep: Path | None, name: str) -> Path | None:
     for place in places:
         for end in ("tif", "tiff", "tif.gz", "tiff.gz"):
             found = sorted(place.glob(f"*{name}_Merged.{end}"))
+            if len(found) > 1:
+                raise InputError(
+                    f"{place} holds {len(found)} images of {name} "
+                    f"({', '.join(path.name for path in found)}). Give one of them as image=..."
+                )
             if found:
                 return found[0]
     return None

@@ -115,6 +115,12 @@ def visium() -> list[Case]:
         case("positions that are not finite", "is no number", field(POSITIONS, 3, ROW, "inf")),
         case("huge positions", "more than any image", field(POSITIONS, 3, COL, "1e15")),
         case(
+            "positions on another array than Visium's",
+            "scale is unknown. Give spot_pitch_um",
+            values(POSITIONS, "array_row", lambda v: v * 2),
+            values(POSITIONS, ROW, lambda v: v * 2 / 3**0.5),
+        ),
+        case(
             "positions beyond the image",
             "belong together|outside",
             values(POSITIONS, COL, lambda v: v + 5000),
@@ -330,6 +336,12 @@ def others() -> list[Case]:
             geo,
             (drop("GSE240429"), lambda f, w: (f / "GSE240429").mkdir(), say(layout="gse240429")),
             "Unpack GSE240429_RAW",
+        ),
+        Case(
+            "GEO's files with two images",
+            geo,
+            (put("GSE240429/copy_C73_A1_Merged.tiff", b""),),
+            "2 images of C73_A1",
         ),
         Case(
             "BLEEP's folders without the image",
