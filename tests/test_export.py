@@ -247,7 +247,7 @@ def test_a_space_ranger_folder_of_another_lattice_keeps_its_scale(tmp_path):
     with pytest.raises(ValueError, match=r"scale is unknown. Give spot_pitch_um \(100 .*, 200 for"):
         readers.read_section(folder, **told)
     for scale in ({"spot_pitch_um": 200.0}, {"um_per_px": 8.0}):
-        with pytest.raises(ValueError, match="size of a spot is unknown.* Give spot_diameter_um"):
+        with pytest.raises(ValueError, match="size of a spot is unknown"):
             readers.read_section(folder, **told, **scale)
         read = readers.read_section(folder, **told, **scale, spot_diameter_um=100.0)
         assert sections.um_per_px(read) == pytest.approx(8.0)
