@@ -30,7 +30,7 @@ class Index:
     Parameters
     ----------
     reference
-        Embeddings (references, dim); array or tensor.
+        Embeddings (references, dim); array or tensor, which exact search leaves on its device.
     kind
         ``"exact"``: every reference is compared; the same rows as
         :func:`heclip_lite.retrieval.retrieve`.
@@ -38,7 +38,8 @@ class Index:
         nearest to it (faiss, inverted file); needs the extra ``[scale]``.
     recall
         Of an approximate index: the share of the true neighbours that it should find.
-        The number of lists to look into is chosen for it, on references asked as queries.
+        The number of lists to look into is chosen for it, on references asked as queries, each for
+        its neighbours without itself.
     k
         Of an approximate index: the number of neighbours for which it is chosen.
     queries
@@ -92,12 +93,13 @@ class Index:
         self.kind, self.seed = kind, seed
         self.size, self.dim = reference.shape
         self.measured = 1.0
-        # Approximate lists hold single precision; exact search keeps what it was given.
-        self._unit = _normalised(reference, torch.float32 if faiss else reference.dtype)
+        # faiss takes single precision from the CPU; exact search keeps what it was given.
+        held = (reference.cpu(), torch.float32) if faiss else (reference, reference.dtype)
+        self._unit = _normalised(*held)
         if faiss is not None:
             self._lists = self._arranged(faiss)
             asked = None if queries is None else self._fitting(queries, "queries")
-            self._look_into_enough(recall, min(k, self.size), asked)
+            self._look_into_enough(recall, k, asked)
             self._unit = None  # the lists hold their own copy
 
     def search(self, query: Any, k: int) -> tuple[Any, Any]:
@@ -113,7 +115,8 @@ class Index:
         Returns
         -------
         rows, cosine
-            (queries, k) each, best first; int64 and floating; arrays or tensors, as `query` came.
+            (queries, k) each, best first; int64 and floating; arrays, or tensors on its device, as
+            `query` came.
 
         Raises
         ------
@@ -128,7 +131,9 @@ class Index:
         asked = self._fitting(query, "query")
         look = self._exact if self.kind == "exact" else self._approximate
         rows, cosine = look(asked, k)
-        return (rows, cosine) if isinstance(query, Tensor) else (rows.numpy(), cosine.numpy())
+        if isinstance(query, Tensor):
+            return rows.to(query.device), cosine.to(query.device)
+        return rows.cpu().numpy(), cosine.cpu().numpy()
 
     def _fitting(self, query: Any, name: str) -> Tensor:
         asked = _checked(query, name)
@@ -179,18 +184,31 @@ class Index:
 
     def _look_into_enough(self, recall: float, k: int, asked: Tensor | None) -> None:
         """Double the lists looked into until some queries find enough."""
-        among = self._unit if asked is None else asked.float()
+        lists = self._lists.nlist
+        if lists == 1:  # holds all: there is nothing to choose
+            return
+        among = self._unit if asked is None else asked.cpu().float()
         rng = np.random.default_rng(self.seed)
         some = np.sort(rng.choice(len(among), min(_PROBES, len(among)), replace=False))
+        own = some if asked is None else None  # any number of lists finds a reference itself
         asked = among[torch.from_numpy(some)]
-        true = self._exact(asked, k)[0].numpy()
-        lists = self._lists.nlist
+        k = min(k if own is None else k + 1, self.size)
+        true = _others(self._exact(asked, k)[0].numpy(), own)
         for probes in [*(2**power for power in range(lists.bit_length())), lists]:
             self._lists.nprobe = min(probes, lists)
-            found = self._approximate(asked, k)[0].numpy()
+            found = _others(self._approximate(asked, k)[0].numpy(), own)
             self.measured = recall_of(found, true)
             if self.measured >= recall:
                 return
+
+
+def _others(rows: np.ndarray, own: np.ndarray | None) -> np.ndarray:
+    """Rows (queries, k) without each query's own row: (queries, k - 1); all, if they have none."""
+    if own is None:
+        return rows
+    left_out = rows == own[:, None]
+    left_out[~left_out.any(1), -1] = True  # its copies came first: leave out the last of them
+    return rows[~left_out].reshape(len(rows), -1)
 
 
 def recall_of(found: np.ndarray, true: np.ndarray) -> float:
@@ -268,7 +286,7 @@ def _faiss() -> Any:
 
 def _checked(value: Any, name: str) -> Tensor:
     """A floating tensor of the embeddings; raises where they are no finite table."""
-    value = torch.as_tensor(value)
+    value = torch.as_tensor(value).detach()
     if value.ndim != 2 or len(value) == 0:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}, but must be (spots, dim) with one or more "

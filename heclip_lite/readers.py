@@ -52,6 +52,21 @@ _READERS = {
     "gse240429": readers_visium.read_gse240429,
     "tables": readers_tables.read_tables,
 }
+# Options that only some layouts use: which, and what to do with the others. The rest serve all.
+_IN_TABLE = "the positions come with the counts; correct them there, or leave the option out"
+_USED_BY = {
+    "spot_pitch_um": (
+        set(LAYOUTS) - {"visium-hd"},
+        "the width of the bins is their pitch; choose it with bin_um",
+    ),
+    "counts": (
+        set(LAYOUTS) - {"gse240429"},
+        "the counts of a sample lie beside its positions; choose it with name",
+    ),
+    "positions": ({"visium", "visium-hd", "gse240429", "tables"}, _IN_TABLE),
+    "columns": ({"visium", "visium-hd", "gse240429", "tables"}, _IN_TABLE),
+    "bin_um": ({"visium-hd"}, "only Visium HD has bins; leave the option out"),
+}
 _SHOWN = 12  # entries of a folder in a message
 
 
@@ -68,7 +83,7 @@ def read_section(
     counts: str | os.PathLike | None = None,
     positions: str | os.PathLike | None = None,
     columns: Mapping[str, str] | None = None,
-    bin_um: int = 16,
+    bin_um: int | None = None,
     orientation: str = "raise",
 ) -> AnnData:
     """Read one section, whatever its layout, and check it.
@@ -77,6 +92,7 @@ def read_section(
     ``var["gene_ids"]``. Columns that share a name are added up, spots without counts and spots
     that the selection column (``in_tissue``) leaves out are dropped.
     `gene_ids.match_genes` gives several sections the same genes.
+    An option that a layout does not use is refused and not passed over.
 
     Parameters
     ----------
@@ -92,23 +108,26 @@ def read_section(
         Micrometres per pixel of the full-resolution image.
         Where it is not given, it follows from the distance between neighbouring spots.
     spot_pitch_um
-        That distance, centre to centre: 100 for Visium (known there), 200 for legacy ST.
-        Where both are given, they must agree.
+        That distance, centre to centre: 100 for Visium (known there, if spots lie on its
+        hexagonal array), 200 for legacy ST.
+        Where both are given, they must agree; so must it with a scale that the files give.
+        Not for Visium HD.
     spot_diameter_um
-        Diameter of a spot: 55 for Visium (known there), 100 for legacy ST.
+        Diameter of a spot: 55 for Visium (known where the pitch is), 100 for legacy ST.
     image
         File of the full-resolution image, which is not decoded here; or which of the images inside
         (``"hires"``, ``"lowres"``, the name of an element).
         Visium: without a file, positions and scale are those of the hires image.
     counts
-        Visium, tables: another file or folder of counts. ``.h5ad``: ``"X"``, ``"raw"`` or a layer.
+        Visium, Visium HD, tables: another file or folder of counts. ``.h5ad``, HEST-1k and
+        SpatialData: ``"X"``, ``"raw"`` or a layer.
     positions
-        Another file of positions.
+        Another file of positions. Visium, Visium HD, GSE240429, tables.
     columns
-        Unusual names of columns: keys ``barcode``, ``x``, ``y``, ``in_tissue``, ``array_row``,
-        ``array_col``.
+        Unusual names of its columns: keys ``barcode``, ``x``, ``y``, ``in_tissue``,
+        ``array_row``, ``array_col``.
     bin_um
-        Visium HD: width of the bins, which become the spots.
+        Visium HD: width of the bins, which become the spots; 16 by default.
     orientation
         Where another of the eight flips and turns puts clearly more spots on tissue:
         ``"raise"``, ``"warn"`` or ``"ignore"``.
@@ -120,7 +139,7 @@ def read_section(
     Raises
     ------
     ValueError
-        If files or options cannot be right.
+        If files or options cannot be right, or the layout does not use an option.
     FileNotFoundError
         If a file is missing.
     PermissionError
@@ -143,6 +162,7 @@ def read_section(
     )
     path = Path(path).expanduser()
     layout = detect(path) if layout == "auto" else layout
+    _check_used(options, layout, path)
     try:
         section = _READERS[layout](path, options)
         check_section(section)
@@ -156,6 +176,15 @@ def read_section(
             "name another layout."
         ) from error
     return section
+
+
+def _check_used(options: Options, layout: str, path: Path) -> None:
+    for option, (layouts, remedy) in _USED_BY.items():
+        given = getattr(options, option)
+        if given is not None and given != {} and layout not in layouts:
+            raise InputError(
+                f"{path}: the layout {layout} does not use {option}={str(given)!r}: {remedy}."
+            )
 
 
 def detect(path: str | os.PathLike) -> str:

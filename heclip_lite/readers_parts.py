@@ -48,13 +48,13 @@ class Options:
     counts: str | Path | None = None
     positions: str | Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    bin_um: int = 16
+    bin_um: int | None = None
     orientation: str = "raise"
 
     def __post_init__(self) -> None:
         for key in ("um_per_px", "spot_pitch_um", "spot_diameter_um", "bin_um"):
             value = getattr(self, key)
-            if value is None and key != "bin_um":
+            if value is None:
                 continue
             number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value <= 0:

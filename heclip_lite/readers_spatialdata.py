@@ -12,6 +12,7 @@ from scipy import sparse
 
 from heclip_lite import contract
 from heclip_lite.export import OURS, fingerprint
+from heclip_lite.orientation import check_pitch
 from heclip_lite.readers_files import InputError, existing, explained
 from heclip_lite.readers_images import as_rgb, check_image_file
 from heclip_lite.readers_parts import (
@@ -231,6 +232,11 @@ def _own(table: AnnData, path: Path, store, options: Options) -> AnnData:
     section = _written(table, path, store, options)
     if section.X is not None:
         section.X = sparse.csr_matrix(section.X, dtype=np.float32)
+    if options.spot_diameter_um:
+        factors = section.uns["spatial"][contract.name_of(section)]["scalefactors"]
+        factors["spot_diameter_fullres"] = options.spot_diameter_um / factors["microns_per_pixel"]
     contract.check_section(section)
+    if options.spot_pitch_um:
+        check_pitch(section, options.spot_pitch_um)
     check_places(section, options)
     return section

@@ -12,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from heclip_lite import contract
+from heclip_lite.orientation import check_pitch
 from heclip_lite.readers_counts import Counts
 from heclip_lite.readers_files import InputError, MissingFile, existing, explained, read_json
 from heclip_lite.readers_images import as_rgb, check_image_file
@@ -117,7 +118,9 @@ def _own(adata: AnnData, path: Path, options: Options) -> AnnData | None:
     entry = _part(adata.uns.get("spatial", {}), names["section"] or "")
     if None in names.values() or "microns_per_pixel" not in _part(entry, "scalefactors"):
         return None
-    if options.counts or options.um_per_px or options.spot_diameter_um or options.positions:
+    if options.counts or options.um_per_px or options.spot_diameter_um:
+        return None
+    if str(options.image) in _IMAGES:
         return None
     metadata = _part(entry, "metadata")
     if "fullres" not in _part(entry, "images"):
@@ -140,6 +143,8 @@ def _own(adata: AnnData, path: Path, options: Options) -> AnnData | None:
         with explained(path, "counts"):
             adata.X = sparse.csr_matrix(adata.X, dtype=np.float32)
     contract.check_section(adata)
+    if options.spot_pitch_um:
+        check_pitch(adata, options.spot_pitch_um)
     check_places(adata, options)
     return adata
 

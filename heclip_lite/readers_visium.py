@@ -19,6 +19,8 @@ from heclip_lite.readers_parts import (
     Options,
     assemble,
     chosen,
+    is_visium,
+    lattice_px,
     read_positions,
     scale,
 )
@@ -27,6 +29,8 @@ POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positio
 _COUNTS = ("filtered_feature_bc_matrix", "raw_feature_bc_matrix")
 _PICTURES = ("hires", "lowres")
 _SPOT_UM = (40.0, 90.0)  # Space Ranger's spot_diameter_fullres means 55 to 65 micrometres
+_BINS = re.compile(r"square_(\d+)um")
+_BIN_UM = 16  # of Visium HD, where no other width is asked for
 BLEEP_COUNTS, BLEEP_POSITIONS = "filtered_expression_matrices", "tissue_pos_matrices"
 BLEEP_NUMBERS = {"1": "A1", "2": "B1", "3": "C1", "4": "D1"}  # folder -> capture area of slide C73
 
@@ -37,10 +41,21 @@ def outs(path: Path) -> Path:
 
 
 def find_counts(folder: Path) -> Path | None:
-    """File or folder of the filtered counts, else of the raw ones; with any prefix."""
+    """File or folder of the filtered counts, else of the raw ones; with any prefix.
+
+    Raises
+    ------
+    InputError
+        If several files differ by their prefix only.
+    """
     for name in _COUNTS:
         for pattern in (f"{name}.h5", f"*{name}.h5"):
             found = sorted(folder.glob(pattern))
+            if len(found) > 1:
+                raise InputError(
+                    f"{folder} holds {len(found)} files of counts "
+                    f"({', '.join(path.name for path in found)}). Give one of them as counts=..."
+                )
             if found:
                 return found[0]
         if (folder / name).is_dir():
@@ -105,17 +120,16 @@ def read_visium(path: Path, options: Options) -> AnnData:
 def read_visium_hd(path: Path, options: Options) -> AnnData:
     """Bins of a Visium HD folder; see `readers.read_section`."""
     root = outs(existing(path, "Visium HD folder", folder=True))
-    bins = bins_of(root)
-    wanted = f"square_{int(options.bin_um):03d}um"
-    if root.name.startswith("square_"):
-        bins, wanted = {root.name: root}, root.name
-    if wanted not in bins or options.bin_um != int(options.bin_um):
+    one = bool(_BINS.fullmatch(root.name))
+    bins = {root.name: root} if one else bins_of(root)
+    bin_um = options.bin_um or (_width(root.name) if one else _BIN_UM)
+    wanted = next((name for name in bins if _width(name) == bin_um), None)
+    if wanted is None:
         raise InputError(
-            f"{root} holds no bins of {options.bin_um:g} micrometres; it holds "
+            f"{root} holds no bins of {bin_um:g} micrometres; it holds "
             f"{', '.join(bins) or 'none'}. Choose bin_um among them."
         )
-    folder = bins[wanted]
-    width = float(re.sub(r"\D", "", wanted))
+    folder, width = bins[wanted], _width(wanted)
     counts, positions = chosen(_counts(folder, options), _positions(folder / "spatial", options))
     spatial = folder / "spatial"
     options = options.but(spot_diameter_um=options.spot_diameter_um or width)
@@ -131,9 +145,15 @@ def read_visium_hd(path: Path, options: Options) -> AnnData:
     )
 
 
+def _width(name: str) -> float:
+    """Micrometres of ``square_016um``."""
+    return float(_BINS.fullmatch(name)[1])
+
+
 def bins_of(root: Path) -> dict[str, Path]:
     """Folders of bins by name, such as ``square_016um``."""
-    return {p.name: p for p in sorted(root.glob("binned_outputs/square_*um")) if p.is_dir()}
+    found = sorted(path for path in root.glob("binned_outputs/*") if path.is_dir())
+    return {path.name: path for path in found if _BINS.fullmatch(path.name)}
 
 
 def _finish(
@@ -145,17 +165,40 @@ def _finish(
     *,
     name: str,
     prefix: str = "",
-    pitch_um: float = VISIUM_PITCH_UM,
+    pitch_um: float | None = None,
     spot_um: tuple[float, float] = _SPOT_UM,
 ) -> AnnData:
-    """Scale, image and assembly, as for every output of Space Ranger."""
+    """Scale, image and assembly, as for every output of Space Ranger.
+
+    A pitch that neither layout nor options tell is that of Visium, if spots lie on its array.
+
+    Raises
+    ------
+    InputError
+        If scale or size of a spot is unknown, or parts do not belong together.
+    """
     inside = options.image is None or str(options.image) in _PICTURES
     known = factors(factors_path) if inside or factors_path.exists() else {}
-    pitch_um = options.spot_pitch_um or pitch_um
     points = positions[["x", "y"]].to_numpy()
+    pitch_um = options.spot_pitch_um or pitch_um
+    if pitch_um is None and is_visium(lattice_px(points, positions, counts.source)):
+        pitch_um = VISIUM_PITCH_UM
+    if pitch_um is None and options.um_per_px is None:
+        raise InputError(
+            f"{counts.source}: the spots do not lie on Visium's hexagonal array, so that the scale "
+            "is unknown. Give spot_pitch_um (100 for Visium, 200 for legacy Spatial "
+            "Transcriptomics), or um_per_px."
+        )
     um = options.um_per_px or scale(points, positions, pitch_um, counts.source)
-    diameter = options.spot_diameter_um or VISIUM_SPOT_UM
-    if "spot_diameter_fullres" in known and options.spot_pitch_um is None:
+    diameter = options.spot_diameter_um
+    if diameter is None and pitch_um == VISIUM_PITCH_UM:
+        diameter = VISIUM_SPOT_UM
+    if diameter is None:
+        raise InputError(
+            f"{counts.source}: the size of a spot is unknown, for the spots do not lie as Visium's "
+            "do. Give spot_diameter_um (100 for legacy Spatial Transcriptomics)."
+        )
+    if "spot_diameter_fullres" in known and pitch_um and options.spot_pitch_um is None:
         spot = known["spot_diameter_fullres"] * um
         if not spot_um[0] <= spot <= spot_um[1]:
             raise InputError(
@@ -318,6 +361,11 @@ def _gse_image(folder: Path, bleep: Path | None, name: str) -> Path | None:
     for place in places:
         for end in ("tif", "tiff", "tif.gz", "tiff.gz"):
             found = sorted(place.glob(f"*{name}_Merged.{end}"))
+            if len(found) > 1:
+                raise InputError(
+                    f"{place} holds {len(found)} images of {name} "
+                    f"({', '.join(path.name for path in found)}). Give one of them as image=..."
+                )
             if found:
                 return found[0]
     return None

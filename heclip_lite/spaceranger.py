@@ -2,6 +2,8 @@
 
 It serves whoever has to hand a section to a tool that reads nothing else.
 `readers.read_section` reads it back.
+The folder does not say how far apart spots lie: if they lie on another lattice than Visium's, the
+reader must be told ``spot_pitch_um`` and ``spot_diameter_um``.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
 
@@ -100,16 +103,21 @@ def write_10x_h5(section: AnnData, path: str | os.PathLike) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         group = file.create_group("matrix")
-        group["barcodes"] = np.array(barcodes(section), dtype="S")
+        group["barcodes"] = _text(barcodes(section))
         group["data"] = matrix.data.astype(np.int32)
         group["indices"] = matrix.indices.astype(np.int64)
         group["indptr"] = matrix.indptr.astype(np.int64)
         group["shape"] = np.array(matrix.shape[::-1], dtype=np.int32)
         features = group.create_group("features")
-        features["name"] = np.array(list(section.var_names), dtype="S")
-        features["id"] = np.array(list(known), dtype="S")
-        features["feature_type"] = np.array(["Gene Expression"] * section.n_vars, dtype="S")
-        features["genome"] = np.array(["GRCh38"] * section.n_vars, dtype="S")
+        features["name"] = _text(section.var_names)
+        features["id"] = _text(known)
+        features["feature_type"] = _text(["Gene Expression"] * section.n_vars)
+        features["genome"] = _text(["GRCh38"] * section.n_vars)
+
+
+def _text(words: Iterable[str]) -> np.ndarray:
+    """As 10x stores words: UTF-8, all of the same length."""
+    return np.array([word.encode() for word in words], dtype="S")
 
 
 def position_table(section: AnnData) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
-from damage import Case, adata, cut, dataset, drop, hdf5, parts, put, say, uns
+from damage import Case, adata, cut, dataset, drop, give, hdf5, parts, put, say, uns
 
 
 def stores() -> list[Case]:
@@ -210,6 +210,47 @@ def stores() -> list[Case]:
             "own store that has lost its image",
             "could not be read|not those",
             drop("S1.zarr/images/S1_image/s0"),
+            layout="own-spatialdata",
+        ),
+        old(
+            "other positions for an h5ad",
+            "h5ad does not use positions=.*correct them there",
+            give("positions", "places.csv"),
+        ),
+        old("unusual columns of an h5ad", "h5ad does not use columns=", say(columns={"x": "px"})),
+        own(
+            "other positions for an own h5ad",
+            "h5ad does not use positions=",
+            give("positions", "places.csv"),
+        ),
+        own("own h5ad with another pitch", "wrong scale", say(spot_pitch_um=200.0)),
+        hest("unusual columns in HEST", "hest does not use columns=", say(columns={"x": "px"})),
+        hest(
+            "other positions for HEST",
+            "hest does not use positions=",
+            give("positions", "places.csv"),
+        ),
+        hest("HEST with another pitch", "wrong scale", say(spot_pitch_um=200.0)),
+        zarr(
+            "other positions for a store",
+            "spatialdata does not use positions=",
+            give("positions", "places.csv"),
+        ),
+        zarr(
+            "unusual columns of a store",
+            "spatialdata does not use columns=",
+            say(columns={"x": "px"}),
+        ),
+        zarr(
+            "own store with another pitch",
+            "wrong scale",
+            say(spot_pitch_um=200.0),
+            layout="own-spatialdata",
+        ),
+        zarr(
+            "own store with spots wider than their pitch",
+            "wrong scale",
+            say(spot_diameter_um=150.0),
             layout="own-spatialdata",
         ),
         zarr(

@@ -142,6 +142,7 @@ def tables() -> list[Case]:
         case("no scale", "do not say the scale", say(um_per_px=None)),
         case("no size of a spot", "how large a spot", say(spot_diameter_um=None)),
         case("scale and pitch that contradict", "wrong scale", say(spot_pitch_um=200.0)),
+        case("bins of a table", "tables does not use bin_um=", say(bin_um=16)),
         case("a scale of metres", "wrong scale", say(um_per_px=4e6)),
         case("no positions", "positions is not clear", drop(PLACES)),
         case(

@@ -97,6 +97,13 @@ def visium() -> list[Case]:
             put(f"{H5}/x", b""),
         ),
         case("no positions", "no positions", drop(POSITIONS)),
+        case(
+            "counts of two runs",
+            "2 files of counts \\(A_filtered.*, B_filtered",
+            put(H5.replace("filtered", "A_filtered"), b""),
+            put(H5.replace("filtered", "B_filtered"), b""),
+            drop(H5),
+        ),
         case("positions of zero bytes", "empty", put(POSITIONS, b"")),
         case(
             "positions with a barcode twice",
@@ -107,6 +114,12 @@ def visium() -> list[Case]:
         case("positions that are missing", "is no number", field(POSITIONS, 3, ROW, "")),
         case("positions that are not finite", "is no number", field(POSITIONS, 3, ROW, "inf")),
         case("huge positions", "more than any image", field(POSITIONS, 3, COL, "1e15")),
+        case(
+            "positions on another array than Visium's",
+            "scale is unknown. Give spot_pitch_um",
+            values(POSITIONS, "array_row", lambda v: v * 2),
+            values(POSITIONS, ROW, lambda v: v * 2 / 3**0.5),
+        ),
         case(
             "positions beyond the image",
             "belong together|outside",
@@ -213,6 +226,7 @@ def visium() -> list[Case]:
         case("an unknown layout", "unknown", say(layout="visum")),
         case("a name of spaces", "give a word", say(name="  ")),
         case("an unknown column", "it may name", say(columns={"z": "height"})),
+        case("bins of Visium", "visium does not use bin_um='16': only Visium HD", say(bin_um=16)),
         case("an unknown way to check the orientation", "choose", say(orientation="maybe")),
         case("a path that is not there", "does not exist", give("path", "elsewhere")),
         case("an empty folder", "no layout", drop("S1"), lambda f, w: (f / "S1").mkdir()),
@@ -324,6 +338,12 @@ def others() -> list[Case]:
             "Unpack GSE240429_RAW",
         ),
         Case(
+            "GEO's files with two images",
+            geo,
+            (put("GSE240429/copy_C73_A1_Merged.tiff", b""),),
+            "2 images of C73_A1",
+        ),
+        Case(
             "BLEEP's folders without the image",
             bleep,
             (drop("GSE240429_data/image/GEX_C73_A1_Merged.tiff"),),
@@ -361,4 +381,22 @@ def others() -> list[Case]:
             "scale factors\\) does not exist",
         ),
         Case("bins of half a micrometre", "visium-hd", (say(bin_um=0.5),), "no bins of 0.5"),
+        Case(
+            "bins of another width than the folder's",
+            "visium-hd",
+            (give("path", inner), say(bin_um=8, layout="visium-hd")),
+            "no bins of 8 .* holds square_100um",
+        ),
+        Case(
+            "bins and a pitch",
+            "visium-hd",
+            (say(spot_pitch_um=200.0),),
+            "visium-hd does not use spot_pitch_um='200.0': the width of the bins is their pitch",
+        ),
+        Case(
+            "other counts for GEO's files",
+            geo,
+            (give("counts", f"{prefix}matrix.mtx.gz"),),
+            "gse240429 does not use counts=.*choose it with name",
+        ),
     ]

@@ -227,6 +227,34 @@ def test_a_space_ranger_folder_reads_back_as_the_same_section(small_sections, tm
         assert sections.um_per_px(read) == pytest.approx(sections.um_per_px(section), rel=1e-3)
 
 
+def test_a_space_ranger_folder_of_another_lattice_keeps_its_scale(tmp_path):
+    square = layouts.drawn_section("square")
+    pixels = np.asarray(sections.read_image(square))
+    section = sections.make_section(
+        square.X,
+        ["β-gene", *square.var_names[1:]],
+        square.obsm["spatial"],
+        name="S",
+        donor="D",
+        um_per_px=8.0,
+        spot_diameter_um=100.0,
+        image=pixels,
+        obs=square.obs[["array_row", "array_col"]].reset_index(drop=True),
+    )
+    assert sections.spot_pitch_um(section) == pytest.approx(200)
+    folder = spaceranger.to_spaceranger(section, tmp_path / "S")
+    told = {"donor": "D", "image": folder / spaceranger.IMAGE}
+    with pytest.raises(ValueError, match=r"scale is unknown. Give spot_pitch_um \(100 .*, 200 for"):
+        readers.read_section(folder, **told)
+    for scale in ({"spot_pitch_um": 200.0}, {"um_per_px": 8.0}):
+        with pytest.raises(ValueError, match="size of a spot is unknown"):
+            readers.read_section(folder, **told, **scale)
+        read = readers.read_section(folder, **told, **scale, spot_diameter_um=100.0)
+        assert sections.um_per_px(read) == pytest.approx(8.0)
+        assert sections.spot_diameter_um(read) == pytest.approx(100.0)
+        assert list(read.var_names) == list(section.var_names)
+
+
 def test_a_space_ranger_folder_is_whole_or_not_there(small_sections, tmp_path, monkeypatch):
     section = small_sections[0]
     (tmp_path / "taken").mkdir()

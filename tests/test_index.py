@@ -115,6 +115,26 @@ def test_arrays_and_tensors_come_back_as_they_came(kind):
     assert again[:, 0].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", index.KINDS)
+def test_embeddings_may_lie_on_a_graphics_card(kind):
+    if not torch.cuda.is_available():
+        pytest.skip("gpu: there is no CUDA device")
+    if kind == "approximate":
+        pytest.importorskip("faiss")
+    reference = clustered(500)
+    wanted = index.Index(reference, kind=kind).search(reference[:4], 3)[0]
+    there = torch.from_numpy(reference).cuda()
+    for held in (there, reference):
+        made = index.Index(held, kind=kind, queries=there[:50])
+        rows, cosine = made.search(there[:4], 3)
+        assert rows.is_cuda and cosine.is_cuda
+        np.testing.assert_array_equal(rows.cpu(), wanted)
+        np.testing.assert_array_equal(made.search(reference[:4], 3)[0], wanted)
+    made = index.impute(there[:4], index.Index(there, kind=kind), there, k=3)
+    assert made.shape == (4, there.shape[1])
+
+
 @pytest.mark.parametrize("recall", [0.5, 0.9, 1.0])
 def test_approximate_search_reaches_the_recall_asked_for(recall):
     pytest.importorskip("faiss")
@@ -127,6 +147,21 @@ def test_approximate_search_reaches_the_recall_asked_for(recall):
     assert (np.diff(cosine, axis=1) <= 0).all()
     every = brute(query, reference)
     np.testing.assert_allclose(cosine, np.take_along_axis(every, rows, 1), atol=1e-5)
+
+
+def test_a_reference_is_not_its_own_neighbour_when_lists_are_chosen():
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)  # no structure: the nearest of a point lies in any list
+    reference, query = np.split(rng.normal(size=(10_200, 16)).astype("f4"), [10_000])
+    made = index.Index(reference, kind="approximate", recall=0.9, k=1)
+    found = made.search(query, 1)[0]
+    assert index.recall_of(found, retrieval.retrieve(query, reference, k=1)) >= 0.85
+
+
+def test_copies_of_a_query_may_hide_its_own_row():
+    rows = np.array([[3, 5, 7], [5, 3, 7], [1, 2, 9]])
+    left = index._others(rows, np.array([3, 3, 4]))
+    assert left.tolist() == [[5, 7], [5, 7], [1, 2]]
 
 
 def test_queries_unlike_the_references_are_reached_by_choosing_on_some_of_them():

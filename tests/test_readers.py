@@ -273,6 +273,18 @@ def test_one_of_several_libraries(plain, tmp_path):
         np.testing.assert_array_equal(found.X.toarray(), section.X.toarray())
 
 
+@pytest.mark.parametrize("name", ["own-h5ad", "own-spatialdata"])
+def test_options_speak_about_our_own_files_too(name, plain, tmp_path):
+    written = EVERY[name](plain, tmp_path)
+    found = read(written, spot_diameter_um=60.0, spot_pitch_um=100.0)
+    assert sections.spot_diameter_um(found) == pytest.approx(60.0)
+    assert_same(found, plain)
+    if name == "own-h5ad":
+        small = read(written, image="hires")
+        factor = plain.uns["spatial"]["S1"]["scalefactors"]["tissue_hires_scalef"]
+        assert sections.um_per_px(small) == pytest.approx(sections.um_per_px(plain) / factor)
+
+
 # --- What is said ---------------------------------------------------------------------------
 
 
