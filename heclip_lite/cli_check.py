@@ -9,7 +9,7 @@ import typer
 
 from heclip_lite.cli_files import check_output
 from heclip_lite.cli_results import SECTIONS, write_picture, write_section
-from heclip_lite.cli_sections import Sources, matched, read
+from heclip_lite.cli_sections import Sources, check_apart, matched, read
 from heclip_lite.cli_support import USER_ERRORS, Overwrite, Report, aligned, message_of, usage
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ def check(
     With several sections, their genes are compared too.
     Exit code 1 if one of them cannot be used.
     """
-    if save is not None and len(sections.paths) > 1:
+    if save is not None and len(sections.names) > 1:
         raise usage("one section at a time can be saved.", "--save")
     if picture is not None:
         check_output(picture, suffixes=PICTURES, overwrite=overwrite, inputs=sections.paths)
     if save is not None:
         check_output(save, suffixes=SECTIONS, overwrite=overwrite, inputs=sections.paths)
     found, described, lines = [], [], []
-    for path, options in zip(sections.paths, sections.options, strict=True):
+    for path, options in zip(sections.names, sections.options, strict=True):
         try:
             section = read(path, **options)
         except USER_ERRORS as error:
@@ -51,10 +51,10 @@ def check(
             found.append(section)
             described.append({"source": path, "usable": True, **describe(section)})
             lines += [f"{path}: usable", *("  " + line for line in _readable(described[-1]))]
-    fine = len(found) == len(sections.paths)
+    check_apart(picture, found)
+    fine = len(found) == len(sections.names)
     values: dict[str, Any] = {"usable": fine, "sections": described}
-    counted = all(section.n_vars for section in found)
-    if fine and len(found) > 1 and counted:
+    if fine and len(found) > 1:
         together, values["genes"] = matched(found)
         values["shared_genes"] = together[0].n_vars
         lines.append(f"All sections together share {together[0].n_vars} genes.")
@@ -80,9 +80,7 @@ def describe(section: AnnData) -> dict[str, Any]:
 
     from heclip_lite import lattice, orientation, sections
 
-    depth = detected = np.full(section.n_obs, np.nan)  # where there are no counts
-    if section.n_vars:
-        depth, detected = np.asarray(section.X.sum(axis=1)).ravel(), section.X.getnnz(axis=1)
+    depth, detected = np.asarray(section.X.sum(axis=1)).ravel(), section.X.getnnz(axis=1)
     looked = orientation.check_orientation(section)
     um, (width, height) = sections.um_per_px(section), sections.image_size(section)
     try:
@@ -138,9 +136,6 @@ def _draw(found: list[AnnData], path: Path) -> None:
 
     if len(found) == 1:
         write_picture(plotting.slide(found[0]), path)
-        return
-    if not all(section.n_vars for section in found):
-        write_picture(plotting.slides(found), path)
         return
     depths = [np.log10(np.asarray(section.X.sum(axis=1)).ravel()) for section in found]
     write_picture(plotting.slides(found, depths, label="log10 of counts per spot"), path)

@@ -15,7 +15,7 @@ from heclip_lite.cli_results import (
     write_section,
     write_table,
 )
-from heclip_lite.cli_sections import Source
+from heclip_lite.cli_sections import Source, check_apart
 from heclip_lite.cli_support import Device, Overwrite, Report, Seed, aligned, provenance, usage
 
 if TYPE_CHECKING:
@@ -54,10 +54,12 @@ def domains(
 
     if method not in grouping.METHODS:
         raise usage(f"{method!r} is unknown; use {', '.join(grouping.METHODS)}.", "--method")
-    check_output(out, suffixes=(*TABLES, *SECTIONS), overwrite=overwrite, inputs=section.paths)
+    inputs = [*section.paths, *([] if model is None else [model])]
+    check_output(out, suffixes=(*TABLES, *SECTIONS), overwrite=overwrite, inputs=inputs)
     if picture is not None:
-        check_output(picture, suffixes=(".png",), overwrite=overwrite, inputs=section.paths)
+        check_output(picture, suffixes=(".png",), overwrite=overwrite, inputs=inputs)
     read, features, source = _features(section, model, device)
+    check_apart(picture, [read])
     found = grouping.find_domains(
         read, n, method, features=features, components=components, smooth=smooth, seed=seed
     )

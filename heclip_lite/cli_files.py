@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-_ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", "zmetadata")
+_MARKED = (".h5ad", ".zarr")  # say themselves who wrote them; pictures and tables cannot
 
 
 def check_output(
@@ -29,9 +29,10 @@ def check_output(
     suffixes
         Endings that the command can write; none for a folder.
     overwrite
-        Whether something that is there may be replaced.
+        Whether an earlier result may be replaced: an ``.h5ad`` or ``.zarr`` that this package has
+        written, a folder with `mark`, or any picture or table.
     inputs
-        What the command reads, which must not be written over.
+        What the command reads: neither that, nor anything in it or around it, is written over.
     mark
         A file by which a folder is known as an earlier result; others are never replaced.
 
@@ -49,9 +50,9 @@ def check_output(
         raise ValueError(
             f"{path} ends in {path.suffix or 'nothing'}; this command writes {', '.join(suffixes)}."
         )
-    for source in inputs:
-        if os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
-            raise ValueError(f"{path} is what the command reads; write to another place.")
+    if path.exists():
+        for source in inputs:
+            _check_apart(path, Path(source))
     if path.is_symlink() or path.exists():
         _check_existing(path, overwrite, mark)
     folder = path.parent
@@ -64,17 +65,42 @@ def check_output(
     return path
 
 
+def _check_apart(path: Path, source: Path) -> None:
+    if not source.exists():
+        return
+    there, read = path.resolve(), source.resolve()
+    if there == read or os.path.samefile(there, read):
+        raise ValueError(f"{path} is what the command reads; write to another place.")
+    if read in there.parents:
+        raise ValueError(f"{path} lies in {source}, which the command reads; write elsewhere.")
+    if there in read.parents:
+        raise ValueError(f"{path} holds {source}, which the command reads; write elsewhere.")
+
+
 def _check_existing(path: Path, overwrite: bool, mark: str | None) -> None:
     if not overwrite:
         raise FileExistsError(f"{path} is already there. Choose another name, or add --overwrite.")
     if path.is_symlink():
         raise ValueError(f"{path} is a link; it is not replaced. Name the place itself.")
-    if path.is_dir():
-        known = [mark] if mark else (_ZARR_MARKS if path.suffix.lower() == ".zarr" else [])
-        if any(path.iterdir()) and not any((path / name).exists() for name in known):
-            raise ValueError(f"{path} is a folder with other things in it; it is not replaced.")
-    elif mark or path.suffix.lower() == ".zarr":
-        raise ValueError(f"{path} is a file, but a folder is to be written; it is not replaced.")
+    suffix = path.suffix.lower()
+    wanted = "folder" if mark or suffix == ".zarr" else "file"
+    found = "folder" if path.is_dir() else "file"
+    if found != wanted:
+        raise ValueError(
+            f"{path} is a {found}, but a {wanted} is to be written; it is not replaced."
+        )
+    if found == "folder" and not any(path.iterdir()):
+        return
+    if mark and not (path / mark).exists():
+        raise ValueError(f"{path} is a folder with other things in it; it is not replaced.")
+    if not mark and suffix in _MARKED and not _is_ours(path):
+        raise ValueError(f"{path} was not written by heclip-lite; it is not replaced.")
+
+
+def _is_ours(path: Path) -> bool:
+    from heclip_lite.export import is_ours
+
+    return is_ours(path)
 
 
 @contextmanager
@@ -94,3 +120,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if old.exists() and not path.exists():
             os.replace(old, path)  # the new one did not come: the earlier result stays
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def files_into(path: Path, last: str) -> Iterator[Path]:
+    """Yield a folder beside `path`, whose files move there when the block ends well.
+
+    Other things in `path` stay. The file `last`, by which `path` is known as a result, is taken
+    away before the others change, and comes back last.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.new")
+    temporary.mkdir()
+    try:
+        yield temporary
+        path.mkdir(exist_ok=True)
+        (path / last).unlink(missing_ok=True)
+        for made in sorted(temporary.iterdir(), key=lambda made: made.name == last):
+            os.replace(made, path / made.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

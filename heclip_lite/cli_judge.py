@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heclip_lite.cli_files import atomic_folder, check_output
+from heclip_lite.cli_files import check_output, files_into
 from heclip_lite.cli_methods import CONTROLS, Settings, build, check_names, coarsest
 from heclip_lite.cli_results import write_picture, write_table
 from heclip_lite.cli_sections import Sources
@@ -151,7 +151,7 @@ def _about(section: AnnData) -> dict[str, Any]:
 def _write(out: Path, table: pd.DataFrame, summary: pd.DataFrame, record: dict) -> None:
     from heclip_lite import plotting, store
 
-    with atomic_folder(out) as folder:
+    with files_into(out, RECORD) as folder:
         write_table(table, folder / TABLE)
         write_table(summary, folder / SUMMARY)
         store.write_json(folder / "table.json", plain(table.to_dict("records")))
@@ -178,9 +178,14 @@ def audit(
     truth: Annotated[str, typer.Option(help="measured or corrected.")] = "measured",
     targets: Annotated[str, typer.Option(help="measured or smoothed.")] = "measured",
     adaptation: Annotated[str, typer.Option(help="none or transductive.")] = "none",
-    context_um: Annotated[float, typer.Option(help="How far from a spot its picture reaches.")] = (
-        75.0
-    ),
+    context_um: Annotated[
+        float | None,
+        typer.Option(
+            help="How far from a spot its picture reaches; by default twice the width of the "
+            "widest window that feature maps are pooled with.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="CSV of all leaks.", show_default=False)
     ] = None,
@@ -196,7 +201,7 @@ def audit(
     import pandas as pd
     from tqdm import tqdm
 
-    from heclip_lite import evaluation
+    from heclip_lite import config, evaluation
     from heclip_lite.audit import Pipeline
     from heclip_lite.audit import audit as look
 
@@ -208,7 +213,8 @@ def audit(
         truth,
         targets,
         adaptation,
-        context_um,
+        # Beyond two standard deviations little is seen.
+        2 * max(config.MapInput().widths_um) if context_um is None else context_um,
     )
     if out is not None:
         check_output(out, suffixes=(".csv",), overwrite=overwrite, inputs=sections.paths)

@@ -41,9 +41,9 @@ def predict(
     The model sees the image and the places, never the counts.
     Where the section has counts, those of the predicted genes are kept in layers["counts"].
     """
-    loaded, section = _ready(model, slide, out, pitch_um, device, overwrite)
     if pitch_um is not None and (slide.path is not None or "positions" in slide.options):
         raise usage("the section has spots of its own; leave it out.", "--pitch-um")
+    loaded, section = _ready(model, slide, out, pitch_um, device, overwrite)
     from heclip_lite.sections import hide_expression
 
     hidden = hide_expression(section)

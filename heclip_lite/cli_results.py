@@ -49,9 +49,12 @@ def write_section(
         How it was made, kept as JSON text in ``uns["heclip_lite_run"]`` (of a store: of its table).
     """
     from heclip_lite import export, store
+    from heclip_lite.contract import note_image_size
 
     written = section.copy()
+    export.mark(written)
     if made_by is not None:
+        note_image_size(written)
         written.uns[export.MADE_BY] = json.dumps(plain(made_by), sort_keys=True)
     if path.suffix.lower() == ".h5ad":
         with store.atomic_path(path) as temporary:

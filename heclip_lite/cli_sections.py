@@ -68,7 +68,7 @@ def _argument(name: str, annotation: Any, metavar: str, default: Any) -> inspect
 class Sources:
     """Several sections as they were named, and how to read each."""
 
-    paths: list[str]
+    names: list[str]
     options: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -80,26 +80,34 @@ class Sources:
     @classmethod
     def from_options(cls, ctx: typer.Context, **given: Any) -> Self:
         """Deal the options out to the sections."""
-        paths = [str(path) for path in given.pop("sections")]
-        dealt: list[dict[str, Any]] = [{} for _ in paths]
-        for name, values in given.items():
+        names = [str(name) for name in given.pop("sections")]
+        dealt: list[dict[str, Any]] = [{} for _ in names]
+        for option, values in given.items():
             if not values:
                 continue
-            if len(values) not in (1, len(paths)):
+            if len(values) not in (1, len(names)):
                 raise usage(
-                    f"it was given {len(values)} times for {len(paths)} sections; give it once "
+                    f"it was given {len(values)} times for {len(names)} sections; give it once "
                     "for all, or once for each section in their order.",
-                    "--" + name.replace("_", "-"),
+                    "--" + option.replace("_", "-"),
                 )
-            for own, value in zip(dealt, values * len(paths), strict=False):
-                own[name] = value
-        return cls(paths, dealt)
+            for own, value in zip(dealt, values * len(names), strict=False):
+                own[option] = value
+        return cls(names, dealt)
+
+    @property
+    def paths(self) -> list[str]:
+        """All files they name."""
+        return [path for one in self._each() for path in one.paths]
+
+    def _each(self) -> list[Source]:
+        return [Source(*one) for one in zip(self.names, self.options, strict=True)]
 
     def read(self) -> list[AnnData]:
         """All sections, their genes named alike, each checked and all together."""
         from heclip_lite.contract import check_sections
 
-        found = [read(path, **own) for path, own in zip(self.paths, self.options, strict=True)]
+        found = [one.read() for one in self._each()]
         if len(found) < 2:
             check_sections(found)
             return found
@@ -194,6 +202,27 @@ class Slide:
         options.setdefault("spot_diameter_um", spot_diameter_um)
         points = None if positions is None else read_places(positions, columns)
         return bare.from_image(options.pop("image"), points=points, pitch_um=pitch_um, **options)
+
+
+def check_apart(out: Path | None, found: Sequence[AnnData]) -> None:
+    """Raise where a picture would be written over the slide of a section.
+
+    Raises
+    ------
+    ValueError
+        With the name of the file.
+    """
+    from heclip_lite.sections import name_of
+
+    if out is None or not out.exists():
+        return
+    for section in found:
+        entry = section.uns["spatial"][name_of(section)]
+        slide = entry.get("metadata", {}).get("source_image_path")
+        if slide is not None and Path(slide).exists() and out.samefile(slide):
+            raise ValueError(
+                f"{out} is the slide of {name_of(section)}; write the picture to another place."
+            )
 
 
 def read_places(path: str | Path, columns: dict[str, str] | None = None) -> Any:

@@ -61,13 +61,18 @@ def slide(
 
     if layout not in wholeslide.LAYOUTS:
         raise usage(f"{layout!r} is unknown; use {' or '.join(wholeslide.LAYOUTS)}.", "--layout")
-    check_output(out, suffixes=STORES, overwrite=overwrite, inputs=[image, model])
+    inputs = [image, model, *([] if positions is None else [positions])]
+    check_output(out, suffixes=STORES, overwrite=overwrite, inputs=inputs)
     about = saved.read_record(model)["about"]
     device = runtime.pick_device(device)
     spots = None if positions is None else read_places(positions)
     pitch_um = about.get("spot_pitch_um", 100.0) if pitch_um is None else pitch_um
     with Pyramid(image, um_per_px=um_per_px) as opened:
         loaded = saved.load(model, device=device)
+        try:
+            wholeslide.image_of(loaded.method)
+        except TypeError as error:
+            raise ValueError(f"The model in {model} predicts no whole slide. {error}") from error
         wholeslide.predict_slide(
             loaded.method,
             opened,

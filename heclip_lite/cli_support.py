@@ -44,7 +44,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, an
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
 
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what is already there; never anything else.")
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace results that heclip-lite wrote, and any .png or .csv of that name.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Where chance starts.")]
 Device = Annotated[

@@ -100,12 +100,28 @@ def preview(adata: AnnData) -> tuple[np.ndarray, float]:
 
 
 def image_size(adata: AnnData) -> tuple[int, int]:
-    """Width and height of the full-resolution image, without decoding it."""
+    """Width and height of the full-resolution image, without decoding it.
+
+    A section of a whole slide, or of predicted points, has noted them: it needs no file.
+    """
     entry = _entry(adata)
     if "fullres" in entry["images"]:
         height, width = entry["images"]["fullres"].shape[:2]
         return width, height
+    if "image_size" in entry["metadata"]:
+        width, height = (int(side) for side in entry["metadata"]["image_size"])
+        return width, height
     return images.size_of(entry["metadata"]["source_image_path"])
+
+
+def note_image_size(adata: AnnData) -> None:
+    """Note how large the full-resolution image is, so that its file need not be there; changes it.
+
+    For predicted points, which nobody cuts patches around any more.
+    """
+    entry = _entry(adata)
+    noted = {**entry.get("metadata", {}), "image_size": list(image_size(adata))}
+    adata.uns["spatial"] = {name_of(adata): {**entry, "metadata": noted}}
 
 
 def read_image(adata: AnnData) -> np.ndarray:
@@ -276,6 +292,11 @@ def _check_labels(adata: AnnData) -> str:
             )
     name = name_of(adata)
     place = f"Section {name!r}"
+    if not name or "/" in name:
+        raise ValueError(
+            f"{place}: a name has one character or more, and no slash, under which files could "
+            "not keep it. Give the section another name."
+        )
     check_unique(adata.obs_names, place, "spot", "Rename them: adata.obs_names_make_unique().")
     check_unique(adata.var_names, place, "gene", "Add up their columns, or rename them.")
     if "in_tissue" in adata.obs and not adata.obs["in_tissue"].astype(float).any():
@@ -314,8 +335,10 @@ def _check_parts(adata: AnnData, name: str) -> None:
     needed = {
         "images": ["hires"],
         "scalefactors": ["tissue_hires_scalef", "spot_diameter_fullres", "microns_per_pixel"],
-        "metadata": [] if "fullres" in entry.get("images", {}) else ["source_image_path"],
+        "metadata": ["source_image_path"],
     }
+    if "fullres" in entry.get("images", {}) or "image_size" in entry.get("metadata", {}):
+        del needed["metadata"]
     for part, keys in needed.items():
         for missing in [key for key in keys if key not in entry.get(part, {})]:
             raise ValueError(

@@ -8,10 +8,11 @@ Those of another panel become tables in ``obsm``, whose columns are the genes.
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
@@ -24,9 +25,10 @@ from heclip_lite import sections, store
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-OURS = "heclip_lite"  # in the uns of a SpatialData table: what shapes and images have no place for
+OURS = "heclip_lite"  # in uns: who wrote it; of a SpatialData table, also what has no other place
 MADE_BY = "heclip_lite_run"  # key of uns under which a prediction says how it was made, as JSON
 Predictions = pd.DataFrame | Mapping[str, pd.DataFrame] | None
+_ROWS = 4096  # of a table looked at at once: bounds memory
 
 
 def with_predictions(section: AnnData, predictions: Predictions) -> AnnData:
@@ -120,9 +122,36 @@ def to_h5ad(section: AnnData, path: str | os.PathLike, predictions: Predictions 
         raise ValueError(f"{path} must end in .h5ad, for this is how others recognise the file.")
     sections.check_section(section, counts=_has_counts(section))
     whole = with_predictions(section, predictions)
+    mark(whole)
     with store.atomic_path(path) as temporary:
         whole.write_h5ad(temporary, compression="gzip")
     return path
+
+
+def mark(section: AnnData) -> None:
+    """Note in a section that it was written here, so that `is_ours` knows the file again."""
+    section.uns[OURS] = {"section": sections.name_of(section)}
+
+
+def is_ours(path: str | os.PathLike) -> bool:
+    """Whether an ``.h5ad`` or a zarr store says that this package wrote it, all tables of it."""
+    import h5py
+    import zarr
+
+    path = Path(path)
+    try:
+        if path.is_file():
+            with h5py.File(path, "r") as file:
+                return _is_marked(file)
+        whole = zarr.open_group(path, mode="r")
+        tables = [part for _, part in whole["tables"].groups()] if "tables" in whole else [whole]
+    except (OSError, KeyError, ValueError):
+        return False
+    return bool(tables) and all(map(_is_marked, tables))
+
+
+def _is_marked(table: Mapping) -> bool:
+    return any(f"uns/{key}" in table for key in (OURS, MADE_BY))
 
 
 def _has_counts(section: AnnData) -> bool:
@@ -151,6 +180,8 @@ def to_spatialdata(
     SpatialData
         Elements ``<name>_image``, ``<name>_points`` and the table ``<name>``; all in the coordinate
         system ``"global"``, pixels of the full-resolution image.
+        SpatialData admits letters, digits, ``_``, ``-`` and ``.`` in names: other characters become
+        ``_``, and the true names are kept in the table's ``uns["heclip_lite"]``.
 
     Raises
     ------
@@ -183,14 +214,22 @@ def to_spatialdata(
         transformations={"global": Identity()},
     )
     whole = with_predictions(section, predictions)
+    names = {
+        "obs": _admitted(whole.obs.columns, taken=("region", "point")),
+        "var": _admitted(whole.var.columns),
+        "obsm": _admitted(whole.obsm),
+        "layers": _admitted(whole.layers),
+    }
+    element = _admitted([name])[name]
     table = AnnData(
         X=whole.X,
-        obs=whole.obs,
-        var=whole.var,
+        obs=whole.obs.rename(columns=names["obs"]),
+        var=whole.var.rename(columns=names["var"]),
         obsm={
-            k: v if isinstance(v, pd.DataFrame) else np.asarray(v) for k, v in whole.obsm.items()
+            names["obsm"][k]: v if isinstance(v, pd.DataFrame) else np.asarray(v)
+            for k, v in whole.obsm.items()
         },
-        layers=dict(whole.layers),
+        layers={names["layers"][k]: v for k, v in whole.layers.items()},
         uns={
             OURS: {
                 "section": name,
@@ -198,30 +237,60 @@ def to_spatialdata(
                 "scalefactors": {k: float(v) for k, v in entry["scalefactors"].items()},
                 "metadata": entry.get("metadata", {}),
                 "fingerprint": fingerprint(pixels, whole),
+                "names": {
+                    part: {new: old for old, new in both.items() if new != old}
+                    for part, both in names.items()
+                },
             }
         }
         | {key: section.uns[key] for key in (MADE_BY,) if key in section.uns},
     )
-    region = f"{name}_points"
+    region = f"{element}_points"
     table.obs["region"] = region
     table.obs["region"] = table.obs["region"].astype("category")
     table.obs["point"] = section.obs_names.to_numpy()
     table = TableModel.parse(table, region=region, region_key="region", instance_key="point")
     return SpatialData(
-        images={f"{name}_image": picture}, shapes={region: points}, tables={name: table}
+        images={f"{element}_image": picture}, shapes={region: points}, tables={element: table}
     )
 
 
+def _admitted(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """Names that SpatialData admits, by the names they stand for: no two differ in case only."""
+    found, seen = {}, {name.lower() for name in taken}
+    for name in names:
+        plain = re.sub(r"[^\w.-]", "_", str(name))
+        if plain in ("", ".", "..", "_index") or plain.startswith("__"):
+            plain = f"n{plain}"
+        number, new = 1, plain
+        while new.lower() in seen:
+            number += 1
+            new = f"{plain}_{number}"
+        seen.add(new.lower())
+        found[name] = new
+    return found
+
+
 def fingerprint(pixels: np.ndarray, section: AnnData) -> str:
-    """Key of an image, places and counts; a zarr store that has lost a chunk reads as zeros."""
-    counts = sparse.csr_matrix(section.X, copy=True) if section.X is not None else None
-    parts = []
-    if counts is not None:
-        counts.eliminate_zeros()
-        counts.sort_indices()
-        parts = [counts.data.astype(np.float32), counts.indices.astype(np.int64)]
+    """Key of an image, places and counts; a zarr store that has lost a chunk reads as zeros.
+
+    A lazy table is computed some rows at a time.
+    """
     places = np.asarray(section.obsm["spatial"], dtype=np.float64)
+    rows = [] if section.X is None else range(0, section.n_obs, _ROWS)
+    parts = (_rows_key(section.X[start : start + _ROWS]) for start in rows)
     return store.content_key(np.asarray(pixels), places, *parts)
+
+
+def _rows_key(values: Any) -> str:
+    """Key of rows of a table: dense, sparse or lazy, the same values have the same key."""
+    known = values.compute() if hasattr(values, "compute") else values
+    counts = sparse.csr_matrix(known, dtype=np.float32, copy=True)
+    counts.eliminate_zeros()
+    counts.sort_indices()
+    return store.content_key(
+        counts.data, *(v.astype(np.int64) for v in (counts.indices, counts.indptr))
+    )
 
 
 def write_spatialdata(

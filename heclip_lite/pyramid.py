@@ -52,7 +52,8 @@ class Pyramid:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is cut short, is no 8-bit RGB or grey image, or gives no scale.
+        If the file is cut short or is no 8-bit RGB or grey image; if no scale is given, and the
+        file gives none or one that cannot be.
     ImportError
         If what reads this kind of file is not installed.
     """
@@ -65,7 +66,7 @@ class Pyramid:
         background: images.Colour | None = None,
     ) -> None:
         self.path = Path(path).resolve()
-        self._open()
+        self._open(scaled=um_per_px is not None)
         self.sizes = self._source.sizes
         said = self._source.um_per_px
         self.um_per_px = _scale(self.path, um_per_px, said)
@@ -78,10 +79,10 @@ class Pyramid:
 
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)
-        self._open()
+        self._open(scaled=True)
 
-    def _open(self) -> None:
-        self._source = open_source(self.path)
+    def _open(self, scaled: bool) -> None:
+        self._source = open_source(self.path, scaled=scaled)
 
     def close(self) -> None:
         """Close the file."""
@@ -106,7 +107,13 @@ class Pyramid:
         return [self.um_per_px * self.size[0] / width for width, _ in self.sizes]
 
     def size_at(self, um_per_px: float | None = None) -> tuple[int, int]:
-        """Width and height of the whole slide at a scale, pixels."""
+        """Width and height of the whole slide at a scale, pixels.
+
+        Raises
+        ------
+        ValueError
+            If the scale is not above 0.
+        """
         if um_per_px is None:
             return self.size
         if not um_per_px > 0:
@@ -144,6 +151,11 @@ class Pyramid:
         Returns
         -------
         ndarray, uint8, (height, width, 3), RGB
+
+        Raises
+        ------
+        ValueError
+            If the scale is not above 0, or the region of the file is damaged.
         """
         whole = self.size_at(um_per_px) if size is None else size
         left, top = max(0, x0), max(0, y0)
@@ -254,6 +266,7 @@ class Pyramid:
             },
             "metadata": {
                 "source_image_path": str(self.path),
+                "image_size": list(self.size),
                 "background": list(self.background),
             },
         }
@@ -278,6 +291,11 @@ class Pyramid:
         Returns
         -------
         ndarray, uint8, (points, size, size, 3), RGB
+
+        Raises
+        ------
+        ValueError
+            If `width_um` is not above 0 or `size` not 1 or more, or the file is damaged there.
         """
         if not width_um > 0 or size < 1:
             raise ValueError(

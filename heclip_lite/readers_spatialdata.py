@@ -28,6 +28,7 @@ from heclip_lite.readers_stores import counts_of, positions_of, um_from_lattice
 from heclip_lite.readers_visium import pick
 
 LARGEST_PIXELS = 4e8  # in memory, 1.2 GB
+_NAMED = ("obs", "var", "obsm", "layers")  # where names may differ from the section's
 
 
 def is_store(path: Path) -> bool:
@@ -48,6 +49,7 @@ def read_spatialdata(path: Path, options: Options) -> AnnData:
         raise InputError(
             f"{path} (SpatialData store) holds no readable table of counts. Copy it again."
         )
+    tables = {_section_of(name, table): table for name, table in tables.items()}
     name = pick(tables, options.name, path)
     with explained(path, "SpatialData store"):
         table = tables[name]
@@ -87,8 +89,16 @@ def read_spatialdata(path: Path, options: Options) -> AnnData:
     )
 
 
+def _section_of(name: str, table: AnnData) -> str:
+    """Name of the section: a table that this package wrote says it, for its own is simpler."""
+    kept = table.uns.get(OURS)
+    return str(kept["section"]) if isinstance(kept, dict) and "section" in kept else name
+
+
 def read_points(path: Path) -> AnnData:
     """Predicted points that `export.to_spatialdata` has written: their values are no counts.
+
+    The slide's own file is not looked for.
 
     Raises
     ------
@@ -101,7 +111,7 @@ def read_points(path: Path) -> AnnData:
 
         store = spatialdata.read_zarr(path)
         (table,) = store.tables.values()
-    return _written(table, path, store, Options())
+    return _written(table, path, store, Options(), look=False)
 
 
 def _picture(store, options: Options, path: Path):
@@ -183,14 +193,19 @@ def _points(store, table: AnnData, system: str, place: str) -> tuple[np.ndarray,
     return points, radius
 
 
-def _written(table: AnnData, path: Path, store, options: Options) -> AnnData:
-    """What `export.to_spatialdata` has written, as it was; values keep their type."""
+def _written(table: AnnData, path: Path, store, options: Options, *, look: bool = True) -> AnnData:
+    """What `export.to_spatialdata` has written, as it was; values keep their type.
+
+    With `look`, the image must be there as a file, if it is not in the store.
+    """
     with explained(path, "SpatialData store", "Export the section again."):
         kept = dict(table.uns[OURS])
         keys = table.uns["spatialdata_attrs"]
         obs = table.obs.drop(columns=[keys["region_key"], keys["instance_key"]])
-        name = str(kept["section"])
-        pixels = _scales(store.images[f"{name}_image"])[0].transpose("y", "x", "c").to_numpy()
+        (region,) = np.atleast_1d(keys["region"])
+        picture = store.images[f"{str(region).removesuffix('_points')}_image"]
+        pixels = _scales(picture)[0].transpose("y", "x", "c").to_numpy()
+        true = {part: kept.get("names", {}).get(part, {}) for part in _NAMED}
         factors = {key: float(value) for key, value in kept["scalefactors"].items()}
         metadata = dict(kept.get("metadata", {}))
         if fingerprint(pixels, table) != str(kept["fingerprint"]):
@@ -208,6 +223,8 @@ def _written(table: AnnData, path: Path, store, options: Options) -> AnnData:
         pictures["hires"] = small
         metadata.pop("source_image_path", None)
         factors["tissue_fullres_scalef"] = 1.0
+    elif not look:
+        pass
     elif "source_image_path" in metadata:
         metadata["source_image_path"] = str(check_image_file(metadata["source_image_path"]))
     else:
@@ -219,10 +236,10 @@ def _written(table: AnnData, path: Path, store, options: Options) -> AnnData:
         obs[column] = wanted or obs[column].astype(str)
     return AnnData(
         X=table.X,
-        obs=obs,
-        var=table.var,
-        obsm=dict(table.obsm),
-        layers=dict(table.layers),
+        obs=obs.rename(columns=true["obs"]),
+        var=table.var.rename(columns=true["var"]),
+        obsm={true["obsm"].get(key, key): value for key, value in table.obsm.items()},
+        layers={true["layers"].get(key, key): value for key, value in table.layers.items()},
         uns={"spatial": {str(obs["section"].iloc[0]): entry}},
     )
 

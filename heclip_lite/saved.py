@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from heclip_lite.transforms import ExpressionComponents, KernelComponents, MeanK
 RECORD, TENSORS = "model.json", "model.safetensors"
 FORMAT = 1  # raise it when older folders can no longer be read
 Arrays = dict[str, np.ndarray]
+_HECLIP_KEY = ("image", "contrast", "decode", "members", "sha256")  # of heclip.json
 _TRANSFORMS = {"kernel": KernelComponents, "targets": ExpressionComponents}
 
 
@@ -200,6 +202,25 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             "this version of heclip-lite does not know. Use the version that wrote it."
         )
     return record
+
+
+def parameters_key(method: Method) -> str | None:
+    """Key of all that a fitted method has learnt, on whatever device; None if it cannot be saved.
+
+    The same method, saved and loaded, has the same key.
+    """
+    kind = _kind_of(method)
+    if kind is None:
+        return None
+    if isinstance(method, HECLIP):
+        with TemporaryDirectory() as folder:
+            method.save(folder)
+            settings = json.loads((Path(folder) / "heclip.json").read_text(encoding="utf-8"))
+        return store.content_key(kind, [settings[key] for key in _HECLIP_KEY])
+    settings, arrays = _KINDS[kind].pack(method)
+    settings = {k: v for k, v in settings.items() if k not in ("training", "history")}
+    names = sorted(arrays)
+    return store.content_key(kind, settings, names, *[np.asarray(arrays[n]) for n in names])
 
 
 # -- what every kind of method shares ---------------------------------------------------------

@@ -6,6 +6,7 @@ Used through :class:`heclip_lite.pyramid.Pyramid`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,15 +47,24 @@ class Source(Protocol):
         ...
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, *, scaled: bool = False) -> Source:
     """Open a slide with whatever reads it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    scaled
+        Whether the scale is known already: what the file says of it may then be wrong, and counts
+        as nothing said.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If nothing reads it, it is cut short, or its pixels are not 8-bit RGB or grey.
+        If nothing reads it, it is cut short, its pixels are not 8-bit RGB or grey, or what it says
+        of its scale is damaged or not of square pixels.
     ImportError
         If the package that reads it is not installed.
     """
@@ -68,8 +78,8 @@ def open_source(path: Path) -> Source:
         mark = handle.read(4)
     is_tiff = mark[:2] in (b"II", b"MM") and mark[2:] in (b"*\0", b"\0*", b"+\0", b"\0+")
     if is_tiff and path.suffix.lower() not in _SCANNERS:
-        return _Tiff(path)
-    return _Scanner(path)
+        return _Tiff(path, scaled)
+    return _Scanner(path, scaled)
 
 
 class _Plain:
@@ -92,7 +102,7 @@ class _Plain:
 class _Tiff:
     """TIFF of any kind, through tifffile and zarr."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, scaled: bool = False) -> None:
         try:
             import tifffile
             import zarr
@@ -104,7 +114,8 @@ class _Tiff:
         self.path = path
         try:
             self.file = tifffile.TiffFile(path)
-            series = self.file.series[0]
+            self.ome = self.file.ome_metadata
+            series = self._series()
             levels = list(series.levels)
         except Exception as error:  # a cut or damaged file raises many kinds of errors
             raise _damaged(path, error) from error
@@ -133,7 +144,19 @@ class _Tiff:
             if page.is_tiled
             else page.imagewidth * min(page.rowsperstrip, page.imagelength)
         )
-        self.um_per_px = self._scale(page)
+        self.um_per_px = _said(lambda: self._scale(page), scaled)
+
+    def _series(self) -> Any:
+        """The slide in the file: as its OME metadata say; as its pages lie, where these fail."""
+        import tifffile
+
+        if self.ome is not None:
+            try:
+                return self.file.series[0]
+            except Exception:  # whatever its XML is
+                self.file.close()
+                self.file = tifffile.TiffFile(self.path, is_ome=False)
+        return self.file.series[0]
 
     def _check(self, series: Any) -> None:
         colours = [n for n, axis in zip(series.shape, self.axes, strict=True) if axis in "SC"]
@@ -156,42 +179,38 @@ class _Tiff:
         return self._from_ome() or self._from_description(page.description) or self._from_tags(page)
 
     def _from_ome(self) -> float | None:
-        if not self.file.is_ome:
+        if self.ome is None:
             return None
         import tifffile
 
         try:
-            image = tifffile.xml2dict(self.file.ome_metadata)["OME"]["Image"]
+            image = tifffile.xml2dict(self.ome)["OME"]["Image"]
+            pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
+            found = []
+            for axis in "XY":
+                value = pixels.get(f"PhysicalSize{axis}")
+                unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
+                if value is None or unit not in _UM:
+                    return None
+                found.append(float(value) * _UM[unit])
         except Exception as error:  # whatever its XML is
-            raise ValueError(f"{self.path}: its OME metadata are damaged ({error}).") from error
-        pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
-        found = []
-        for axis in "XY":
-            value = pixels.get(f"PhysicalSize{axis}")
-            unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-            if value is None or unit not in _UM:
-                return None
-            found.append(float(value) * _UM[unit])
-        return self._square(*found)
+            what = f"there is no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"{self.path}: its OME metadata are damaged ({what}). Give um_per_px, the "
+                "micrometres per pixel of its largest level."
+            ) from error
+        return _square(self.path, *found)
 
     def _from_description(self, text: str) -> float | None:
-        found = re.search(r"\bMPP\s*=\s*([0-9.]+)", text or "")
+        found = re.search(r"\bMPP\s*=\s*([0-9]*\.?[0-9]+)", text or "")
         return float(found[1]) if found else None
 
     def _from_tags(self, page: Any) -> float | None:
         unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit or 1))
         if unit is None or min(page.resolution) <= 0:
             return None
-        found = self._square(*(unit / value for value in page.resolution))
-        return found if found <= _COARSEST_TAG else None
-
-    def _square(self, x: float, y: float) -> float:
-        if not x > 0 or abs(x / y - 1) > 0.01:
-            raise ValueError(
-                f"{self.path}: its pixels are {x:.4g} x {y:.4g} micrometres, not square. "
-                "Resample it to square pixels first."
-            )
-        return x
+        found = [unit / value for value in page.resolution]
+        return None if max(found) > _COARSEST_TAG else _square(self.path, *found)
 
     def read(self, level: int, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
         picks = {"Y": slice(y0, y1), "X": slice(x0, x1)}
@@ -217,7 +236,7 @@ class _Scanner:
 
     piece = 2**18
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, scaled: bool = False) -> None:
         try:
             import openslide
         except (ImportError, OSError) as error:
@@ -234,8 +253,14 @@ class _Scanner:
                 "Convert it to a pyramidal TIFF, or copy it again."
             ) from error
         self.sizes = list(self.slide.level_dimensions)
-        mpp = self.slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
-        self.um_per_px = float(mpp) if mpp else None
+        self.um_per_px = _said(self._scale, scaled)
+
+    def _scale(self) -> float | None:
+        import openslide
+
+        names = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
+        found = [self.slide.properties.get(name) for name in names]
+        return None if None in found else _square(self.path, *map(float, found))
 
     def read(self, level: int, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
         import openslide
@@ -252,6 +277,26 @@ class _Scanner:
 
     def close(self) -> None:
         self.slide.close()
+
+
+def _said(scale: Callable[[], float | None], known: bool) -> float | None:
+    """What a file says of its scale; nothing, where it is wrong and the scale is known already."""
+    try:
+        return scale()
+    except ValueError:
+        if not known:
+            raise
+        return None
+
+
+def _square(path: Path, x: float, y: float) -> float:
+    """Side of a pixel, if both sides are alike."""
+    if not (x > 0 and y > 0) or abs(x / y - 1) > 0.01:
+        raise ValueError(
+            f"{path}: its pixels are said to be {x:.4g} x {y:.4g} micrometres, not square. "
+            "Resample it to square pixels first; or give um_per_px, if that is not true."
+        )
+    return x
 
 
 def _damaged(path: Path, error: object) -> ValueError:

@@ -27,11 +27,12 @@ import numpy as np
 from anndata import AnnData
 from tqdm import tqdm
 
-from heclip_lite import config, encoders, export, runtime, slide_maps, store
+from heclip_lite import config, encoders, export, runtime, saved, slide_maps, store
 from heclip_lite.base import Method
-from heclip_lite.baselines import Shuffled
+from heclip_lite.baselines import Average, Shuffled
 from heclip_lite.correction import TrainHarmony
 from heclip_lite.pyramid import Pyramid
+from heclip_lite.slide_parts import PLAN, PROBE, check_out, drop, parts_of
 from heclip_lite.trained import Trained
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Job:
             method,
             image,
             slide,
-            out.with_name(out.name + ".parts"),
+            parts_of(out),
             device,
             float(pitch_um),
             side * pitch_um,
@@ -144,17 +145,18 @@ class Job:
             "pitch_um": self.pitch_um,
             "tile_um": self.tile_um,
             "genes": store.content_key(list(self.method.genes)),
+            "method": _learnt(self.method),
             "spots": None if self.spots is None else store.content_key(self.spots),
             "points": len(self.points),
         }
 
     def start(self, overwrite: bool) -> None:
         """Make the folder of parts, or find it as this run would have left it."""
-        plan, probe = self.folder / "plan.json", self.folder / "probe.npy"
-        said = self._probe()
+        plan, probe = self.folder / PLAN, self.folder / PROBE
+        said, settings = self._probe(), self.settings
         if plan.exists() and probe.exists():
             kept = store.cached_json(plan, dict)  # damaged, it is that of no run
-            other = [key for key, value in self.settings.items() if kept.get(key) != value]
+            other = [key for key, value in settings.items() if kept.get(key) != value]
             if not other and not _alike(probe, said):
                 other = ["method"]
             if not other:
@@ -164,12 +166,12 @@ class Job:
                     f"{self.folder} holds parts of a run with another {', '.join(other)}. Give "
                     "`out` another name, or overwrite=True to drop them."
                 )
-        shutil.rmtree(self.folder, ignore_errors=True)
+        drop(self.folder)
         self._check_room()
+        store.save_array(probe, said)  # first: from here on the folder is ours
         for part in ("maps", "features", "expression"):
-            (self.folder / part).mkdir(parents=True, exist_ok=True)
-        store.save_array(probe, said)
-        store.write_json(plan, self.settings)  # last: it says that the folder is whole
+            (self.folder / part).mkdir(exist_ok=True)
+        store.write_json(plan, settings)  # last: it says that the folder is whole
 
     def _probe(self) -> np.ndarray:
         """What the method says of a few made-up points."""
@@ -200,6 +202,7 @@ class Job:
         name: str | None,
         donor: str,
         made_by: Mapping[str, Any] | None,
+        overwrite: bool,
     ) -> None:
         """Put the tiles together, chunk by chunk, and give the result its name."""
         import dask
@@ -231,11 +234,13 @@ class Job:
                 export.to_spatialdata(whole).write(building)
             else:
                 whole.write_zarr(building)
+        check_out(out, overwrite)  # again, for the work took its time
         old = self.folder / "replaced"
         if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(out, old)
         os.replace(building, out)
-        shutil.rmtree(self.folder)
+        drop(self.folder)
 
     # -- passes -------------------------------------------------------------------------------
 
@@ -366,6 +371,15 @@ def _tile_side(image: config.MapInput | config.PatchInput, pitch_um: float) -> f
 def _pieces(values: np.ndarray, rows: int) -> Iterator[np.ndarray]:
     for start in range(0, len(values), rows):
         yield values[start : start + rows]
+
+
+def _learnt(method: Method) -> list[str | None]:
+    """Keys of what a method, or each inside it, has learnt; None where only the probe can tell."""
+    while isinstance(method, Shuffled | TrainHarmony):
+        method = method.fitted
+    if isinstance(method, Average):
+        return [key for part in method.fitted for key in _learnt(part)]
+    return [saved.parameters_key(method)]
 
 
 def _alike(path: Path, said: np.ndarray) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from heclip_lite.correction import TrainHarmony
 from heclip_lite.histosge import HisToSGE
 from heclip_lite.pyramid import Pyramid
 from heclip_lite.slide_job import Job, is_frozen
+from heclip_lite.slide_parts import check_out
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -54,8 +56,9 @@ def predict_slide(
     slide
         An open slide, or its path.
     out
-        Where the result goes: a zarr store that does not exist yet. While it is being made, what
-        is finished lies beside it, in a folder of the same name with ``.parts``.
+        Where the result goes: a zarr store, ending in ``.zarr``, that does not exist yet. While it
+        is being made, what is finished lies beside it, in a folder of the same name with
+        ``.parts``.
     pitch_um
         Distance of neighbouring points, micrometres.
     spots
@@ -77,7 +80,7 @@ def predict_slide(
     device
         Where encoders run.
     overwrite
-        Replace an existing result, and drop parts that other settings have left.
+        Replace an existing zarr store, and drop parts that other settings have left.
     made_by
         How it was made, kept as JSON text in ``uns["heclip_lite_run"]``.
 
@@ -95,9 +98,15 @@ def predict_slide(
     TypeError
         If the method needs more than a description of each point.
     ValueError
-        If a setting is out of range, or no point lies on tissue.
+        If a setting is out of range, no point lies on tissue, `out` does not end in ``.zarr``, or
+        the slide cannot be read or gives no scale.
+    FileNotFoundError
+        If there is no such slide.
+    ImportError
+        If what reads the slide, or reaches the cluster, is not installed.
     FileExistsError
-        If `out` exists, or parts of a run with other settings lie beside it.
+        If `out` exists, or is not a zarr store that could be replaced; or if the folder for parts
+        holds those of a run with other settings, or other things.
     ConnectionError
         If the cluster cannot be reached, or its workers do not see the files.
     OSError
@@ -106,6 +115,8 @@ def predict_slide(
     out = Path(out).resolve()
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}; use {' or '.join(map(repr, LAYOUTS))}.")
+    if name is not None and (not name or "/" in name):
+        raise ValueError(f"name is {name!r}; give one of one character or more, without a slash.")
     if isinstance(method, Oracle):
         raise TypeError(
             f"{type(method).__name__} is told a part of what it should predict, which a slide "
@@ -113,10 +124,7 @@ def predict_slide(
         )
     method._check_fitted()
     image = image_of(method)
-    if out.exists() and not overwrite:
-        raise FileExistsError(
-            f"{out} exists already. Give another name, or overwrite=True to replace it."
-        )
+    check_out(out, overwrite)
     opened = slide if isinstance(slide, Pyramid) else Pyramid(slide, um_per_px=um_per_px)
     try:
         job = Job.plan(method, image, opened, out, pitch_um, spots, tile_um, device)
@@ -124,7 +132,7 @@ def predict_slide(
         with _client(cluster, opened.path, out) as client, _room_is_kept(job.folder):
             job.start(overwrite)
             job.run(client)
-            job.finish(out, layout, name, donor, made_by)
+            job.finish(out, layout, name, donor, made_by, overwrite)
     finally:
         if opened is not slide:
             opened.close()
@@ -184,7 +192,7 @@ def _client(address: str | None, slide: Path, out: Path) -> Iterator[Client | No
             "`dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`."
         ) from error
     with client:
-        seen = client.run(_sees, str(slide), str(out.parent))
+        seen = _seen_by(client, slide, out.parent)
         if not seen:
             raise ConnectionError(
                 f"The scheduler at {address} has no workers. Start some: "
@@ -199,9 +207,23 @@ def _client(address: str | None, slide: Path, out: Path) -> Iterator[Client | No
         yield client
 
 
-def _sees(slide: str, folder: str) -> str:
-    """The first of the two that is not there; runs on the workers."""
-    return next((path for path in (slide, folder) if not os.path.exists(path)), "")
+def _seen_by(client: Client, slide: Path, folder: Path) -> dict[str, str]:
+    """By worker, what it does not see: the slide, the folder of the result, or nothing.
+
+    Other machines may have a folder of that name too, so a file of this run is looked for in it.
+    """
+    token = folder / f".{uuid4().hex}"
+    token.touch()
+    try:
+        seen = client.run(_missing, str(slide), str(token))
+    finally:
+        token.unlink()
+    return {worker: str(folder) if path == str(token) else path for worker, path in seen.items()}
+
+
+def _missing(*paths: str) -> str:
+    """The first path that is not there; runs on the workers."""
+    return next((path for path in paths if not os.path.exists(path)), "")
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """A slide too large for memory, and what predicting it takes; run as a process of its own.
 
 ``python giant.py write SLIDE SIDE`` writes a tiled pyramidal TIFF, tile by tile.
-``python giant.py predict MODEL SLIDE OUT PITCH`` predicts it with a saved HECLIP and prints as JSON
-how much memory that took beyond the loaded model, and how many seconds of the processor; it says
-``ready`` when the work begins.
+``python giant.py predict MODEL SLIDE OUT PITCH [LAYOUT]`` predicts it with a saved HECLIP and
+prints as JSON how much memory that took beyond the loaded model, and how many seconds of the
+processor; it says ``ready`` when the work begins.
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ def fit(training: list, folder: Path) -> None:
     methods.HECLIP(maps, contrast, decode, one).fit(training).save(folder)
 
 
-def predict(model: Path, slide: Path, out: Path, pitch_um: float) -> None:
+def predict(model: Path, slide: Path, out: Path, pitch_um: float, layout: str) -> None:
     # What every run loads belongs to the model's side of the scales.
     import anndata
     import dask.array  # noqa: F401
+    import spatialdata  # noqa: F401
     import tifffile  # noqa: F401
     import zarr
 
@@ -104,10 +105,12 @@ def predict(model: Path, slide: Path, out: Path, pitch_um: float) -> None:
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     started = time.process_time()
-    wholeslide.predict_slide(method, slide, out, pitch_um=pitch_um, device="cpu")
+    wholeslide.predict_slide(method, slide, out, pitch_um=pitch_um, layout=layout, device="cpu")
     seconds = time.process_time() - started
     took = status("VmHWM") - before
-    points = anndata.io.read_elem(zarr.open(out, mode="r")["obs"]).shape[0]
+    made = zarr.open(out, mode="r")
+    obs = made["obs"] if layout == "anndata" else made[f"tables/{slide.stem}/obs"]
+    points = anndata.io.read_elem(obs).shape[0]
     print(json.dumps({"before": before, "took": took, "seconds": seconds, "points": points}))
 
 
@@ -115,4 +118,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "write":
         write(Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
     else:
-        predict(*map(Path, sys.argv[2:5]), float(sys.argv[5]))
+        predict(*map(Path, sys.argv[2:5]), float(sys.argv[5]), *(sys.argv[6:] or ["anndata"]))

@@ -72,6 +72,7 @@ FLOORS = {
         "bare",
         "saved",
         "index",
+        "slide_parts",
         "slide_job",
         "wholeslide",
     ],

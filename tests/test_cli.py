@@ -13,7 +13,17 @@ import pytest
 from cli_tools import SMALL, contents, run, write
 from PIL import Image
 
-from heclip_lite import __version__, datasets, evaluation, readers, saved, sections, training
+from heclip_lite import (
+    __version__,
+    audit,
+    config,
+    datasets,
+    evaluation,
+    readers,
+    saved,
+    sections,
+    training,
+)
 from heclip_lite.cli_results import read_prediction
 
 NAMES = ["P1-1", "P1-2", "P2-1", "P2-2"]
@@ -81,6 +91,7 @@ WRONG = [
     ["audit", "a.h5ad", "--by", "spot"],
     ["predict", "m", "--out", "p.h5ad"],
     ["predict", "m", "--out", "p.h5ad", "--image", "a.png"],
+    ["predict", "m", "a.h5ad", "--out", "p.h5ad", "--pitch-um", "50"],
     ["predict", "m", "--out", "p.h5ad", "--image", "a.png", "--um-per-px", "1", "--counts", "c"],
     ["superres", "m", "a.h5ad", "--out", "p.h5ad", "--factor", "4", "--pitch-um", "50"],
     ["domains", "a.h5ad", "-n", "1", "--out", "d.csv"],
@@ -217,6 +228,47 @@ def test_a_whole_slide_is_refused_in_words(here, model):
         "unknown" in run("slide", model, "P2-1.png", "--out", "s.zarr", "--layout", "x", code=2).err
     )
     assert not list(here.glob("s.*"))
+
+
+@pytest.mark.parametrize("method", ["knn", "histosge", "mean_colour", "colour"])
+def test_methods_that_predict_no_whole_slide_are_refused_in_words(method, here):
+    run("train", *ALL[:2], "--out", "m", "-m", method, *SMALL)
+    given = ["P2-1.png", "--um-per-px", "1.2", "--pitch-um", "60", "--out", "s.zarr"]
+    done = run("slide", "m", *given, code=1)
+    assert "predicts no whole slide" in done.err and "--debug" not in done.err
+    assert not list(here.glob("s.*"))
+
+
+@pytest.mark.parametrize("layout", ["anndata", "spatialdata"])
+def test_predicted_points_need_no_slide(layout, here, model):
+    """Many slides are of formats that only OpenSlide reads, and they may lie elsewhere."""
+    pytest.importorskip("tifffile")
+    (here / "slide.png").write_bytes((here / "P2-1.png").read_bytes())
+    scale = ["--um-per-px", "1.2", "--pitch-um", "60"]
+    run("slide", model, "slide.png", *scale, "--layout", layout, "--name", "the slide", "--out",
+        "s.zarr")  # fmt: skip
+    run("predict", model, "--image", "slide.png", *scale, "--out", "p.h5ad")
+    run("predict", model, "--image", "slide.png", *scale, "--out", "p.zarr")
+    run("superres", model, ALL[2], "--out", "d.zarr")  # its image is in the section's own file
+    (here / "slide.png").unlink()
+    for name in ("s.zarr", "p.h5ad", "p.zarr", "d.zarr"):
+        table = f"{name}.csv"
+        done = run("domains", name, "-n", "3", "--out", table, "--picture", f"{name}.png", "--json")
+        assert done.json["grouped_by"] == "predicted expression"
+        assert len(pd.read_csv(table)) == done.json["spots"]
+    assert done.json["section"] == "P2-1"
+    assert run("domains", "s.zarr", "-n", "3", "--out", "e.csv", "--json").json["section"] == (
+        "the slide"
+    )
+
+
+def test_the_context_of_an_audit_is_that_of_the_contest(here, monkeypatch):
+    seen = []
+    real = audit.audit
+    monkeypatch.setattr(audit, "audit", lambda *given: seen.append(given[2]) or real(*given))
+    run("audit", *ALL[:2], "--by", "section")
+    run("audit", *ALL[:2], "--by", "section", "--context-um", "75")
+    assert {one.context_um for one in seen} == {2 * max(config.MapInput().widths_um), 75.0}
 
 
 def test_domains_of_measured_expression_are_scored(here):

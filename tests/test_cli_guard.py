@@ -6,11 +6,13 @@ import json
 import os
 import re
 
+import anndata
+import layouts
 import pytest
 from cli_tools import SMALL, contents, run, write
 from malformed import CASES, Templates
 
-from heclip_lite import cli_check, cli_files, cli_train, saved
+from heclip_lite import cli_check, cli_files, cli_train, saved, sections
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,77 @@ def test_overwriting_replaces_results_only(here):
     assert not [p for p in here.iterdir() if p.name.startswith(".")]
 
 
+def test_what_a_command_reads_is_never_written_over(here):
+    (here / "run").mkdir()
+    for name in ("counts.h5ad", "look.png", "spots.csv"):
+        (here / "run" / name).write_text("measured")
+    before = contents(here / "run")
+    for arguments, says in (
+        (["check", "P1-1.h5ad", "--image", "run/look.png", "--picture", "run/look.png"], "reads"),
+        (["check", "run", "--picture", "run/look.png"], "lies in run"),
+        (["check", "run/counts.h5ad", "--save", "run/counts.h5ad"], "reads"),
+        (["audit", "P1-1.h5ad", "P1-2.h5ad", "--counts", "run/spots.csv", "--out",
+          "run/spots.csv"], "reads"),
+        (["train", "run/counts.h5ad", "--out", "run"], "holds run/counts.h5ad"),
+        (["evaluate", "P1-1.h5ad", "run/counts.h5ad", "--out", "run"], "holds run/counts.h5ad"),
+        (["domains", "run", "-n", "2", "--out", "run/spots.csv"], "lies in run"),
+    ):  # fmt: skip
+        assert says in run(*arguments, "--overwrite", code=1).err
+        assert contents(here / "run") == before
+
+
+def test_the_slide_of_a_section_is_never_written_over(here, small_sections):
+    section = layouts.drawn_section()
+    slide = layouts.write_image(section, here / "slide.png")
+    entry = section.uns["spatial"][sections.name_of(section)]
+    del entry["images"]["fullres"]
+    entry["metadata"]["source_image_path"] = str(slide)
+    section.write_h5ad("s.h5ad")
+    before = slide.read_bytes()
+    for arguments in (["check", "s.h5ad"], ["domains", "s.h5ad", "-n", "2", "--out", "d.csv"]):
+        done = run(*arguments, "--picture", "slide.png", "--overwrite", code=1)
+        assert "is the slide of" in done.err and slide.read_bytes() == before
+
+
+def test_only_what_this_package_wrote_is_replaced(here):
+    section = anndata.read_h5ad("P1-1.h5ad")
+    section.write_h5ad("mine.h5ad")
+    section.write_zarr("mine.zarr")
+    before = {name: contents(here)[name] for name in contents(here) if name.startswith("mine")}
+    for name in ("mine.h5ad", "mine.zarr"):
+        for arguments in (
+            ["check", "P1-2.h5ad", "--save"],
+            ["domains", "P1-2.h5ad", "-n", "2", "--out"],
+        ):
+            done = run(*arguments, name, "--overwrite", code=1)
+            assert "not written by heclip-lite" in done.err
+    after = contents(here)
+    assert {name: after[name] for name in before} == before
+    for name in ("ours.h5ad", "ours.zarr"):
+        run("check", "P1-1.h5ad", "--save", name)
+        run("check", "P1-2.h5ad", "--save", name, "--overwrite")
+        assert "P1-2" in run("check", name).out
+        run("domains", "P1-2.h5ad", "-n", "2", "--out", name, "--overwrite")
+        run("domains", "P1-1.h5ad", "-n", "2", "--out", name, "--overwrite")
+    (here / "table.csv").write_text("old")
+    run("domains", "P1-1.h5ad", "-n", "2", "--out", "table.csv", "--overwrite")
+    assert (here / "table.csv").read_text() != "old"
+
+
+def test_a_contest_takes_only_its_own_files_away(here):
+    arguments = ["evaluate", "P1-1.h5ad", "P1-2.h5ad", "--by", "section", "-m", "mean"]
+    run(*arguments, "--no-controls", "--out", "ev")
+    first = contents(here / "ev")
+    (here / "ev/notes.txt").write_text("my notes")
+    (here / "ev/more").mkdir()
+    (here / "ev/more/figure.svg").write_text("my figure")
+    run(*arguments, "--out", "ev", "--overwrite")
+    second = contents(here / "ev")
+    assert second.pop("notes.txt") == b"my notes" and second.pop("more/figure.svg") == b"my figure"
+    assert second.keys() == first.keys() and second["table.csv"] != first["table.csv"]
+    assert not [p for p in here.iterdir() if p.name.startswith(".")]
+
+
 def test_a_folder_that_cannot_be_written_is_named(here, monkeypatch):
     real = os.access
     monkeypatch.setattr(
@@ -131,6 +204,17 @@ def test_a_folder_that_cannot_be_written_is_named(here, monkeypatch):
     )
     (here / "locked").mkdir()
     _fails("--picture", "locked/look.png", says="cannot be written to")
+
+
+def test_files_that_fail_leave_the_earlier_ones(tmp_path):
+    place = tmp_path / "result"
+    with cli_files.files_into(place, "last") as folder:
+        for name in ("a", "last"):
+            (folder / name).write_text("first")
+    with pytest.raises(OSError), cli_files.files_into(place, "last") as folder:
+        (folder / "a").write_text("second")
+        raise OSError(28, "No space left on device")
+    assert contents(tmp_path) == {"result/a": b"first", "result/last": b"first"}
 
 
 def test_a_failing_folder_leaves_the_earlier_one(tmp_path):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import anndata
+import dask
 import layouts
 import numpy as np
 import pandas as pd
 import pytest
 import spatialdata
 from PIL import Image
+from scipy import sparse
 
 from heclip_lite import export, methods, readers, sections, spaceranger, store, superres
 
@@ -84,6 +88,76 @@ def test_spatialdata_comes_back(section, tmp_path, image):
     path = export.write_spatialdata(section, tmp_path / "s.zarr", image=image)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.zarr", "slide.png"]
     assert_equal(readers.read_section(path), section)
+
+
+def test_names_that_spatialdata_does_not_admit_come_back(section, tmp_path):
+    section = on_disk(section, tmp_path)
+    entry = section.uns["spatial"].pop("S1")
+    section.obs["section"] = "mouse brain (left)"
+    section.uns["spatial"]["mouse brain (left)"] = entry
+    labels = pd.Categorical(["a", "b"] * (section.n_obs // 2))
+    for column in ("cell type", "cell_type", "Cell type", "region", "_index", "näher?"):
+        section.obs[column] = labels
+    section.var["gene name"] = "g"
+    section.layers["my model"] = section.X.copy()
+    section.obsm["two words"] = np.ones((section.n_obs, 2))
+    path = export.write_spatialdata(section, tmp_path / "s.zarr", image="hires")
+    stored = spatialdata.read_zarr(path)
+    assert list(stored.tables) == ["mouse_brain__left_"]
+    for wanted in (None, "mouse brain (left)"):
+        found = readers.read_section(path, name=wanted)
+        assert_equal(found, section)
+        np.testing.assert_array_equal(
+            found.layers["my model"].toarray(), section.layers["my model"].toarray()
+        )
+        np.testing.assert_array_equal(found.obsm["two words"], section.obsm["two words"])
+
+
+def test_what_this_package_wrote_is_known_again(section, tmp_path):
+    ours = [
+        export.to_h5ad(section, tmp_path / "ours.h5ad"),
+        export.write_spatialdata(section, tmp_path / "ours.zarr"),
+    ]
+    assert all(map(export.is_ours, ours))
+    section.write_h5ad(tmp_path / "theirs.h5ad")
+    section.write_zarr(tmp_path / "theirs.zarr")
+    (tmp_path / "text.h5ad").write_text("mine")
+    (tmp_path / "folder.zarr").mkdir()
+    both = spatialdata.read_zarr(ours[1])
+    both.tables["mine"] = anndata.AnnData(np.ones((2, 2)))
+    both.write(tmp_path / "both.zarr")
+    theirs = ("theirs.h5ad", "theirs.zarr", "text.h5ad", "folder.zarr", "both.zarr", "none.h5ad")
+    assert not any(export.is_ours(tmp_path / name) for name in theirs)
+
+
+def test_a_table_too_large_for_memory_is_written_in_pieces(section, tmp_path, monkeypatch):
+    import dask.array as da
+
+    monkeypatch.setattr(export, "_ROWS", 200)
+    points, genes = 6000, 2000  # 48 MB
+    values = da.random.default_rng(0).random((points, genes), dtype=np.float32, chunks=(200, genes))
+    rng = np.random.default_rng(0)
+    places = section.obsm["spatial"][rng.integers(section.n_obs, size=points)]
+    obs = section.obs.iloc[[0] * points].reset_index(drop=True)
+    obs.index = obs.index.astype(str)
+    large = anndata.AnnData(values, obs=obs, obsm={"spatial": places}, uns=dict(section.uns))
+    with dask.config.set(scheduler="synchronous"):
+        export.to_spatialdata(large)  # what is loaded and kept once
+        tracemalloc.start()
+        try:
+            key = export.fingerprint(np.zeros(3), large)
+            export.to_spatialdata(large).write(tmp_path / "s.zarr")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    whole = large.copy()
+    whole.X = np.asarray(large.X)
+    assert export.fingerprint(np.zeros(3), whole) == key
+    whole.X = sparse.csr_matrix(whole.X)
+    assert export.fingerprint(np.zeros(3), whole) == key
+    whole.X[points - 1, 3] = 7
+    assert export.fingerprint(np.zeros(3), whole) != key
+    assert peak < values.nbytes, "the whole table was in memory"
 
 
 def test_the_small_image_alone_is_no_section(section, tmp_path):

@@ -136,6 +136,7 @@ def test_a_section_of_a_slide_is_drawn_like_any_other(flat):
     section = Pyramid(flat).section(np.array([[400.0, 300.0], [500.0, 300.0]]), donor="D")
     sections.check_section(section, counts=False)
     assert sections.name_of(section) == "flat" and sections.um_per_px(section) == UM
+    assert sections.image_size(section) == Pyramid(flat).size
 
 
 def test_other_processes_open_the_slide_for_themselves(flat):
@@ -249,6 +250,63 @@ def test_scales_that_disagree_or_cannot_be_are_named(drawn, flat, tmp_path):
         Pyramid(oblong)
     with pytest.raises(ValueError, match="wider than 0"):
         Pyramid(flat).size_at(0)
+
+
+def with_ome(path, pixels, xml):
+    tifffile.imwrite(
+        path, pixels, photometric="rgb", tile=(128, 128), metadata=None, description=xml.encode()
+    )
+    return path
+
+
+OME = (
+    '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+    '<Image ID="Image:0">{}</Image></OME>'
+)
+SIZES = '<Pixels PhysicalSizeX="{}" PhysicalSizeY="{}"/>'
+
+
+def test_a_wrong_scale_is_no_hindrance_where_the_right_one_is_given(drawn, tmp_path):
+    printer = write(
+        tmp_path / "dpi.tif", drawn, um=None, resolution=(72, 96), resolutionunit="INCH"
+    )
+    with pytest.raises(ValueError, match="does not say how large"):
+        Pyramid(printer)
+    oblong = write(
+        tmp_path / "o.tif", drawn, um=None, resolution=(20_000, 10_000), resolutionunit="CENTIMETER"
+    )
+    cases = {printer: None, oblong: "not square"}
+    for number, (inside, what) in enumerate(
+        {
+            "": "metadata are damaged .*Pixels.*Give um_per_px",
+            SIZES.format("much", "much"): "metadata are damaged .*much",
+            SIZES.format(0.25, 0.5): "not square",
+            SIZES.format(0, 0): "not square",
+            "<Pixels": "metadata are damaged",
+        }.items()
+    ):
+        cases[with_ome(tmp_path / f"{number}.ome.tif", drawn, OME.format(inside))] = what
+    for path, what in cases.items():
+        if what is not None:
+            with pytest.raises(ValueError, match=what):
+                Pyramid(path)
+        slide = Pyramid(path, um_per_px=0.4)
+        assert slide.um_per_px == 0.4
+        assert pickle.loads(pickle.dumps(slide)).read(3, 3, 5, 5).shape == (5, 5, 3)
+
+
+def test_openslides_pixels_must_be_square(levels, monkeypatch):
+    openslide = pytest.importorskip("openslide")
+    said = {openslide.PROPERTY_NAME_MPP_X: "0.25", openslide.PROPERTY_NAME_MPP_Y: "0.5"}
+    monkeypatch.setattr(openslide.OpenSlide, "properties", said)
+    monkeypatch.setattr(slide_files, "_SCANNERS", {".tif"})
+    with pytest.raises(ValueError, match="not square"):
+        Pyramid(levels)
+    assert Pyramid(levels, um_per_px=UM).um_per_px == UM
+    said[openslide.PROPERTY_NAME_MPP_Y] = "0.25"
+    with pytest.warns(UserWarning, match="says 0.25 micrometres"):
+        assert Pyramid(levels, um_per_px=UM).um_per_px == UM
+    assert Pyramid(levels).um_per_px == 0.25
 
 
 def test_other_pixels_are_refused(drawn, tmp_path):

@@ -222,6 +222,7 @@ def told(match, **change):
         told("400.0 micrometres per pixel is outside", um_per_px=400),
         told("spot diameter of 0.0 micrometres is impossible", spot_diameter_um=0),
         told("34.0 micrometres apart, closer than their diameter of 55.0", um_per_px=1.0),
+        told("Section 'a/b': a name has .* no slash", name="a/b"),
         told("image is 15 x 12 micrometres.*does not fit: wrong scale", um_per_px=0.05),
     ],
 )

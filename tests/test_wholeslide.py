@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -15,7 +16,17 @@ import numpy as np
 import pytest
 import tifffile
 
-from heclip_lite import config, encoders, methods, sections, slide_job, slide_maps, superres
+from heclip_lite import (
+    config,
+    encoders,
+    methods,
+    readers_spatialdata,
+    sections,
+    slide_job,
+    slide_maps,
+    superres,
+    wholeslide,
+)
 from heclip_lite.pyramid import Pyramid
 from heclip_lite.wholeslide import image_of, predict_slide
 
@@ -167,12 +178,14 @@ def test_methods_on_patches_predict_as_at_once(slide, small_sections, section, t
 
 def test_spatialdata_holds_the_same(slide, ridge, tmp_path):
     spatialdata = pytest.importorskip("spatialdata")
-    options = {"pitch_um": 150.0, "device": "cpu", "name": "s"}
+    options = {"pitch_um": 150.0, "device": "cpu", "name": "my slide (2)"}
     plain = anndata.read_zarr(predict_slide(ridge, slide, tmp_path / "a.zarr", **options))
     predict_slide(ridge, slide, tmp_path / "s.zarr", layout="spatialdata", **options)
     store = spatialdata.read_zarr(tmp_path / "s.zarr")
-    np.testing.assert_array_equal(np.asarray(store["s"].X), plain.X)
-    assert len(store["s_points"]) == plain.n_obs
+    np.testing.assert_array_equal(np.asarray(store["my_slide__2_"].X), plain.X)
+    assert len(store["my_slide__2__points"]) == plain.n_obs
+    points = readers_spatialdata.read_points(tmp_path / "s.zarr")
+    assert sections.name_of(points) == sections.name_of(plain) == "my slide (2)"
 
 
 def stopped_after(monkeypatch, step, calls):
@@ -234,6 +247,67 @@ def test_parts_of_another_run_are_not_mixed_in(slide, ridge, small_sections, tmp
     assert os.listdir(tmp_path) == ["o.zarr"]
 
 
+def test_only_results_and_parts_are_ever_deleted(slide, ridge, tmp_path):
+    mine = {}
+    for name in ("notes.zarr", "fresh.zarr.parts"):
+        (tmp_path / name).mkdir()
+        mine[tmp_path / name / "thesis.txt"] = "years of work"
+    mine |= {tmp_path / "file.zarr": "a file", tmp_path / "file2.zarr.parts": "a file"}
+    for path, text in mine.items():
+        path.write_text(text)
+    options = {"pitch_um": 150.0, "device": "cpu"}
+    for name, what in (
+        ("notes.zarr", "no zarr store"),
+        ("file.zarr", "no zarr store"),
+        ("fresh.zarr", "other things than parts"),
+        ("file2.zarr", "other things than parts"),
+    ):
+        for overwrite in (False, True) if "parts" in what else (True,):
+            with pytest.raises(FileExistsError, match=what):
+                predict_slide(ridge, slide, tmp_path / name, overwrite=overwrite, **options)
+    with pytest.raises(ValueError, match=r"must end in \.zarr"):
+        predict_slide(ridge, slide, tmp_path / "out", overwrite=True, **options)
+    assert {path: path.read_text() for path in mine} == mine
+    (tmp_path / "new.zarr.parts").mkdir()
+    predict_slide(ridge, slide, tmp_path / "new.zarr", **options)
+    assert not (tmp_path / "new.zarr.parts").exists()
+
+
+def test_what_appears_during_the_work_is_not_replaced(slide, ridge, tmp_path, monkeypatch):
+    out, options = tmp_path / "o.zarr", {"pitch_um": 150.0, "device": "cpu"}
+    real = slide_job.Job.run
+
+    def meanwhile(job, client):
+        real(job, client)
+        out.mkdir()
+        (out / "zarr.json").write_text("of another run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slide_job.Job, "run", meanwhile)
+        with pytest.raises(FileExistsError, match="exists already"):
+            predict_slide(ridge, slide, out, **options)
+    assert (out / "zarr.json").read_text() == "of another run"
+    predict_slide(ridge, slide, out, overwrite=True, **options)
+    assert os.listdir(tmp_path) == ["o.zarr"]
+
+
+def test_parts_dropped_half_are_dropped_whole(slide, ridge, tmp_path, monkeypatch):
+    out, options = tmp_path / "o.zarr", {"pitch_um": 150.0, "device": "cpu"}
+
+    def killed(path, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slide_job.shutil, "rmtree", killed)
+        patch.setattr(slide_job.Job, "run", lambda job, client: killed(job))
+        with pytest.raises(KeyboardInterrupt):
+            predict_slide(ridge, slide, out, **options)
+        with pytest.raises(KeyboardInterrupt):
+            predict_slide(ridge, slide, out, **{**options, "pitch_um": 120.0}, overwrite=True)
+    predict_slide(ridge, slide, out, **options)
+    assert os.listdir(tmp_path) == ["o.zarr"]
+
+
 @pytest.mark.parametrize(
     ("part", "step"),
     [
@@ -256,6 +330,46 @@ def test_a_damaged_part_is_dropped_and_made_anew(slide, ridge, part, step, tmp_p
     predict_slide(ridge, slide, tmp_path / "w.zarr", **options)
     first, again = (anndata.read_zarr(tmp_path / name) for name in ("w.zarr", "o.zarr"))
     np.testing.assert_array_equal(first.X, again.X)
+
+
+def test_another_model_that_says_nearly_the_same_is_another(slide, ridge, tmp_path):
+    out, options = tmp_path / "o.zarr", {"pitch_um": 150.0, "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        stopped_after(patch, "make_from_features", 0)
+        with pytest.raises(KeyboardInterrupt):
+            predict_slide(ridge, slide, out, **options)
+    near = copy.deepcopy(ridge)
+    near.model.dual_coef_ *= 1 + 1e-6
+    with pytest.raises(FileExistsError, match="another method"):
+        predict_slide(near, slide, out, **options)
+    predict_slide(copy.deepcopy(ridge), slide, out, **options)
+
+
+def test_workers_whose_disk_is_another_are_refused(slide, ridge, tmp_path, monkeypatch):
+    """They have a folder of that name, and the slide, but not what is written here."""
+    distributed = pytest.importorskip("distributed")
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    real = wholeslide._missing
+
+    def elsewhere(*paths):
+        return real(*(path.replace(str(here), str(there)) for path in paths)).replace(
+            str(there), str(here)
+        )
+
+    monkeypatch.setattr(wholeslide, "_missing", elsewhere)
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None,
+            protocol="tcp://", host="127.0.0.1",
+        ) as cluster,
+        pytest.raises(ConnectionError, match=rf"does not see {here}; 1 of 1 workers"),
+    ):  # fmt: skip
+        predict_slide(
+            ridge, slide, here / "o.zarr", pitch_um=150.0, cluster=cluster.scheduler_address
+        )
+    assert not list(here.iterdir())
 
 
 def test_a_cluster_gives_the_same(slide, ridge, tmp_path):
@@ -343,6 +457,7 @@ def test_methods_that_need_more_are_refused(slide, small_sections, tmp_path):
         ({"pitch_um": 5000.0}, "Choose a finer pitch_um"),
         ({"pitch_um": 60.0, "tile_um": 10.0}, "one point at least"),
         ({"pitch_um": 60.0, "layout": "csv"}, "layout is 'csv'"),
+        ({"pitch_um": 60.0, "name": "a/b"}, "without a slash"),
         ({"pitch_um": 60.0, "spots": np.array([[1e6, 1.0], [2.0, 2.0]])}, "inside the slide"),
         ({"pitch_um": 60.0, "spots": np.zeros((3, 3))}, "spots have shape"),
     ],
@@ -404,14 +519,22 @@ def finished(process: subprocess.Popen) -> str:
     return said
 
 
+@pytest.fixture(scope="module")
+def giant_slide(tmp_path_factory):
+    slide = tmp_path_factory.mktemp("giant") / "giant.tif"
+    finished(child("write", slide, 30_000))
+    return slide
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read in /proc")
-def test_a_slide_of_900_million_pixels_takes_less_than_a_gibibyte(saved, tmp_path):
-    slide = tmp_path / "giant.tif"
-    finished(child("write", slide, 30_000))
-    assert Pyramid(slide).size == (30_000, 30_000)
-    said = finished(child("predict", saved, slide, tmp_path / "o.zarr", 150))
+@pytest.mark.parametrize(("layout", "table"), [("anndata", "."), ("spatialdata", "tables/giant")])
+def test_a_slide_of_900_million_pixels_takes_less_than_a_gibibyte(
+    saved, giant_slide, layout, table, tmp_path
+):
+    assert Pyramid(giant_slide).size == (30_000, 30_000)
+    said = finished(child("predict", saved, giant_slide, tmp_path / "o.zarr", 150, layout))
     record = json.loads(said.splitlines()[-1])
-    made = anndata.read_zarr(tmp_path / "o.zarr")
+    made = anndata.read_zarr(tmp_path / "o.zarr" / table)
     assert made.n_obs > 2000 and np.isfinite(made.X).all() and made.X.std() > 0
     assert record["took"] < LIMIT_MIB, record
