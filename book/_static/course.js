@@ -36,6 +36,13 @@ function addTabStops() {
   }
 }
 
+/* From when to when stays on one line. */
+function keepTimesWhole() {
+  for (const cell of document.querySelectorAll(".bd-article td")) {
+    if (/^\d\d:\d\d–\d\d:\d\d$/.test(cell.textContent.trim())) cell.style.whiteSpace = "nowrap";
+  }
+}
+
 /* On paper nothing can be unfolded, and ink is dark on white. */
 function onPaper() {
   const root = document.documentElement;
@@ -56,6 +63,7 @@ function onPaper() {
 document.addEventListener("DOMContentLoaded", () => {
   numberChapters();
   nameParts();
+  keepTimesWhole();
   onPaper();
   addTabStops();
   window.addEventListener("resize", addTabStops);
