@@ -22,6 +22,7 @@ from heclip_lite.heclip import HECLIP
 from heclip_lite.histosge import HisToSGE
 from heclip_lite.regression import Head, Regression
 from heclip_lite.trained import Trained
+from heclip_lite.training import under
 from heclip_lite.transforms import ExpressionComponents, KernelComponents, MeanKernel
 
 RECORD, TENSORS = "model.json", "model.safetensors"
@@ -261,10 +262,6 @@ def _image_from(record: Mapping[str, Any]) -> config.Input:
     return config.from_dict(config.INPUTS[kind], values)
 
 
-def _under(arrays: Arrays, prefix: str) -> Arrays:
-    return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
-
-
 # -- networks ---------------------------------------------------------------------------------
 
 
@@ -291,11 +288,11 @@ def _unpack_trained(
 
     made.history = settings["history"]
     for part, kind in _TRANSFORMS.items():
-        if found := _under(arrays, f"{part}."):
+        if found := under(arrays, f"{part}."):
             setattr(made, part, kind.from_arrays(found))
     made.models = []
     for number in range(made.members):
-        state = _under(arrays, f"model.{number}.")
+        state = under(arrays, f"model.{number}.")
         model = build(state)
         model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in state.items()})
         made.models.append(model.eval())
@@ -421,8 +418,8 @@ def _unpack_kernel_ridge(
 ) -> KernelRidge:
     made = KernelRidge(_image_from(settings["image"]), rank=settings["rank"])
     made.alpha, made.model = settings["alpha"], _Dual(arrays["dual"])
-    made.kernel = MeanKernel.from_arrays(_under(arrays, "kernel."))
-    made.components = ExpressionComponents.from_arrays(_under(arrays, "components."))
+    made.kernel = MeanKernel.from_arrays(under(arrays, "kernel."))
+    made.components = ExpressionComponents.from_arrays(under(arrays, "components."))
     return made
 
 

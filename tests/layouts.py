@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -331,12 +330,3 @@ VARIANTS: dict[str, Callable[[AnnData, Path], Written]] = {
     "tables-windows": lambda s, f: tables(s, f, newline="\r\n", encoding="utf-8-sig"),
 }
 LATTICES = {"visium-hd": "square"}  # the others are written from hexagonal sections
-
-
-def write_all(folder: Path, section_of: Callable[[str], AnnData]) -> dict[str, Written]:
-    """Every layout and variant, in a folder of its own; `section_of` takes hex or square."""
-    done = {}
-    for name, writer in {**WRITERS, **VARIANTS}.items():
-        shutil.rmtree(folder / name, ignore_errors=True)
-        done[name] = writer(section_of(LATTICES.get(name, "hex")), folder / name)
-    return done
