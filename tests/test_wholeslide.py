@@ -31,7 +31,12 @@ from heclip_lite.pyramid import Pyramid
 from heclip_lite.wholeslide import image_of, predict_slide
 
 ROOT = Path(__file__).resolve().parents[1]
-MAPS = config.MapInput(um_per_px=(8.0, 4.0), widths_um=(44.0, 100.0, 400.0), components=16)
+MAPS = config.MapInput(
+    config.Encoder("test_resnet"),
+    um_per_px=(4.0, 2.0),
+    widths_um=(44.0, 100.0, 400.0),
+    components=16,
+)
 ONE = config.Training(epochs=1, batch_size=16)
 PITCH = 60.0
 LIMIT_MIB = 1024
