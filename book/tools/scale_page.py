@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from benchmark_page import markdown
+from page_figures import drawer
 from results import code_key, read_results, read_settings
 
 from heclip_lite import plotting
@@ -16,13 +17,13 @@ TABLES = {"retrieval": "make benchmark-retrieval", "wholeslide": "make benchmark
 
 def fill_in(figures: Path) -> dict[str, str]:
     """Generated text by the marker it replaces; draws the figure into `figures`."""
-    plotting.use_style()
-    figures.mkdir(parents=True, exist_ok=True)
     table, record = read_results("retrieval")
-    (figures / "scale-retrieval.png").write_bytes(plotting.png(plotting.growth(table)))
-    picture = (
-        "![Seconds, memory and recall of three ways to search, against the number of references."
-        "](_static/scale-retrieval.png)"
+    picture = drawer(figures, "scale")(
+        "retrieval",
+        plotting.growth(table),
+        "Three charts over the number of references, one line for each of three ways to search.",
+        "Searching among more and more references: seconds of the processor for all queries, "
+        "memory beyond the index, and the share of the true neighbours that was found.",
     )
     slides, of_slides = read_results("wholeslide")
     return {
