@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ import numpy as np
 
 DATA_VARIABLE = "HECLIP_LITE_DATA"
 CACHE_VARIABLE = "HECLIP_LITE_CACHE"
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}(\.[a-z0-9]+)?")
 
 
 def _user_cache() -> Path:
@@ -109,9 +111,9 @@ def alone_in(folder: str | os.PathLike) -> Iterator[None]:
         warnings.warn(f"Another process works in {folder}; waiting for its end.", stacklevel=3)
         lock.acquire()
     try:
-        for unfinished in folder.glob(".*"):
-            if unfinished.is_file():
-                unfinished.unlink(missing_ok=True)
+        for path in folder.glob(".*"):  # only names as `atomic_path` gives them
+            if path.is_file() and _UNFINISHED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -60,6 +60,19 @@ def test_an_unfinished_write_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
 
 
+def test_only_unfinished_files_are_removed(tmp_path):
+    mine = {".env", ".gitignore", ".DS_Store", ".state-0001.safetensors", "result.npz"}
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(KeyboardInterrupt), store.atomic_path(tmp_path / "state-1.json") as left:
+        names = {left.name}
+        raise KeyboardInterrupt
+    for name in names | {".plain.0123abcd", ".state-0001.0123abcd.safetensors"}:
+        (tmp_path / name).touch()
+    with store.alone_in(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == mine | {"lock"}
+
+
 @pytest.mark.parametrize(
     "array",
     [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.eye(3)), np.zeros((0, 4), np.uint8)],
