@@ -160,7 +160,8 @@ section = sections.make_section(
     np.stack([column, row], 1) * 30.0 + 40.0, name="large", donor="none", um_per_px=2.0,
     spot_diameter_um=50.0, image=rng.integers(100, 200, (2100, 2100, 3), np.uint8),
 )
-size = recipes.Size(dense=config.Training(epochs=1), members=1)
+one_scale = config.MapInput(um_per_px=(2.74,))  # memory over a slide: tests/test_wholeslide.py
+size = recipes.Size(maps=one_scale, dense=config.Training(epochs=1), members=1)
 recipes.histosge(size).fit([section])
 status = Path("/proc/self/status")
 if status.exists():  # on Linux ru_maxrss begins with the peak of whoever started this process
