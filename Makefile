@@ -30,7 +30,8 @@ help:
 	@echo "make benchmark-retrieval  time, memory and recall against the number of references"
 	@echo "make benchmark-slide  time and memory of whole slides"
 	@echo "make contest      every method on real slides; also: make ledger, make ablations"
-	@echo "                  (DATA=her2st; at most 2 hours on two cores; QUICK=1: 20 minutes)"
+	@echo "                  (DATA=her2st; at most 2 hours on two cores; QUICK=1: 20 minutes;"
+	@echo "                  contest with PROFILE=full is for a GPU)"
 	@echo "make recovery     the rest of a slide from a part of its spots; make domains: its domains"
 	@echo "                  (DATA=her2st, synthetic; domains also dlpfc)"
 	@echo "make tune         choose recipes by inner validation; writes book/results/tried.csv"
@@ -86,8 +87,8 @@ tune: setup
 	$(VENV) book/tools/tune.py
 
 contest: setup
-	$(VENV) book/tools/run_contest.py --data $(DATA) $(quick)
-	$(if $(quick),,$(if $(filter her2st,$(DATA)),$(VENV) book/tools/yardsticks.py))
+	$(VENV) book/tools/run_contest.py --data $(DATA) --profile $(PROFILE) $(quick)
+	$(if $(quick),,$(if $(filter her2st_fast,$(DATA)_$(PROFILE)),$(VENV) book/tools/yardsticks.py))
 
 ledger: setup
 	$(VENV) book/tools/run_ledger.py --data $(DATA) $(quick)

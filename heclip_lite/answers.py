@@ -21,7 +21,13 @@ _LONGEST = 200  # characters of a learner's error message
 
 
 def judge(
-    function: Callable, arguments: tuple, right: Any, wrong: Wrong, *, tensor: bool = False
+    function: Callable,
+    arguments: tuple,
+    right: Any,
+    wrong: Wrong,
+    *,
+    tensor: bool = False,
+    indices: bool = False,
 ) -> None:
     """Call a learner's function and print how its result compares with the right one.
 
@@ -37,9 +43,12 @@ def judge(
         Results of likely mistakes, by the sentence that explains them.
     tensor
         The result has to be a tensor, with a gradient if an argument has one.
+    indices
+        The result has to consist of whole numbers.
     """
     result, trouble = call(function, arguments)
-    print(trouble or _verdict(result, arguments, right, wrong, tensor=tensor))
+    trouble = trouble or _unusable(result, arguments, tensor=tensor)
+    print(trouble or _verdict(plain(result), plain(right), wrong, indices=indices))
 
 
 def call(function: Callable, arguments: tuple) -> tuple[Any, str]:
@@ -128,21 +137,19 @@ def _line_of(error: BaseException) -> str:
     return (frames[1].line or "") if len(frames) > 1 else ""
 
 
-def _verdict(result: Any, arguments: tuple, right: Any, wrong: Wrong, *, tensor: bool) -> str:
+def _verdict(found: np.ndarray, wanted: np.ndarray, wrong: Wrong, *, indices: bool) -> str:
     """One sentence about a result."""
-    trouble = _unusable(result, arguments, tensor=tensor)
-    if trouble:
-        return trouble
-    found, wanted = plain(result), plain(right)
-    if found.shape != wanted.shape:
-        hint = " Is it transposed?" if found.shape == wanted.shape[::-1] else ""
-        return f"The shape is {_shape(found)}, but {_shape(wanted)} is wanted.{hint}"
-    if np.allclose(found, wanted, **_CLOSE):
+    if found.shape == wanted.shape and np.allclose(found, wanted, **_CLOSE):
+        if indices and found.dtype.kind != wanted.dtype.kind:
+            return f"Return whole numbers, for only they can index; yours are {found.dtype}."
         return "Correct."
-    for reason, value in wrong.items():
+    for reason, value in wrong.items():  # some of these have another shape
         value = plain(value)
         if value.shape == found.shape and np.allclose(found, value, **_CLOSE):
             return f"Not yet: {reason}"
+    if found.shape != wanted.shape:
+        hint = " Is it transposed?" if found.shape == wanted.shape[::-1] else ""
+        return f"The shape is {_shape(found)}, but {_shape(wanted)} is wanted.{hint}"
     if not np.isfinite(found).all():
         return "Not yet: some values are not finite. Do you divide by zero?"
     if found.dtype == np.float16 and np.allclose(found, wanted, rtol=1e-2, atol=1e-3):

@@ -163,6 +163,7 @@ def check_retrieve(function: Callable) -> None:
             "you compared distances; use the cosine.": np.argsort(distance, axis=1)[:, :3],
             "those are similarities; return the row numbers.": np.sort(-cosine, axis=1)[:, :3] * -1,
         },
+        indices=True,
     )
 
 

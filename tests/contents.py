@@ -21,5 +21,12 @@ def pages() -> list[str]:
 
 
 def pages_and_beside() -> list[str]:
-    """Pages of the book, and those that the site has beside them."""
-    return [*pages(), "genindex", "search", "404", "index"]
+    """Pages of the book, and those that the site has beside them; of source files one of many."""
+    of_code = ["genindex", "py-modindex", "_modules/index", "_modules/heclip_lite/losses"]
+    return [*pages(), *of_code, "search", "404", "index"]
+
+
+def decks() -> list[str]:
+    """The slides of each chapter."""
+    chapters = [name for name in pages() if name.startswith("notebooks/")]
+    return [name.replace("notebooks/", "decks/") for name in chapters]

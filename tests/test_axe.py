@@ -38,7 +38,8 @@ UNFOLD = """() => {
     for (const part of document.querySelectorAll("details:not([open])")) part.open = true;
     for (const part of document.querySelectorAll(".toggle-hidden > .toggle-button")) part.click();
 }"""
-SETTLED = "() => document.getAnimations().every(motion => motion.playState !== 'running')"
+SETTLED = """() => document.getAnimations().every(motion =>
+    motion.playState !== "running" || motion.effect.getComputedTiming().iterations === Infinity)"""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def in_colours(axe, page) -> list[str]:
     return serious(axe.run(page, context=where, options=options))
 
 
-@pytest.mark.parametrize("name", contents.pages_and_beside())
+@pytest.mark.parametrize("name", [*contents.pages_and_beside(), *contents.decks()])
 def test_page_shuts_nobody_out(name, axe, browser, address):
     page = unfolded(browser, f"{address}/{name}.html")
     found = in_form(axe, page) + in_colours(axe, page)

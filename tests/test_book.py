@@ -273,18 +273,27 @@ def test_every_page_is_what_the_sources_say(site, monkeypatch):
 
 # Chapters with a table of book/results; the status page has a line on every chapter.
 SHOWING_TABLES = [
-    f"notebooks/{n.stem}" for n in NOTEBOOKS if "course.published" in n.read_text(encoding="utf-8")
+    f"{folder}/{n.stem}"
+    for n in NOTEBOOKS
+    if "course.published" in n.read_text(encoding="utf-8")
+    for folder in ("notebooks", "decks")
 ]
 
 
 @pytest.mark.parametrize(
     ("source", "pages_made_from_it"),
     [
-        ("notebooks/01_data.ipynb", {"notebooks/01_data", "book/status"}),
+        ("notebooks/01_data.ipynb", {"notebooks/01_data", "decks/01_data", "book/status"}),
         ("book/glossary.md", {"book/glossary"}),
         (
             "book/results/tried.csv",
-            {"book/benchmark", "book/benchmark_dense", "book/status", *SHOWING_TABLES},
+            {
+                "book/benchmark",
+                "book/benchmark_dense",
+                "book/scale",
+                "book/status",
+                *SHOWING_TABLES,
+            },
         ),
         ("heclip_lite/charts.py", None),
     ],

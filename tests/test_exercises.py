@@ -123,7 +123,7 @@ PLANTED = [
     ("check_retrieve", lambda q, r: retrieval.retrieve(q, r, k=3)[:, ::-1], "best last"),
     ("check_retrieve", lambda q, r: np.argsort(-(q @ r.T), 1)[:, :3], "dot products"),
     ("check_retrieve", lambda q, r: retrieval.retrieve(q, r, k=3).T, "transposed"),
-    ("check_pearson", lambda t, p: evaluation.pearson_per_gene(t.T, p.T), r"shape is \(12,\)"),
+    ("check_pearson", lambda t, p: evaluation.pearson_per_gene(t.T, p.T), "one value per spot"),
     ("check_pearson", lambda t, p: evaluation.pearson_per_gene(t, p) ** 2, "r squared"),
     (
         "check_pearson",
@@ -208,18 +208,36 @@ def test_a_planted_mistake_is_named(name, function, message, capsys):
     assert re.search(message, said(name, function, capsys))
 
 
+def judged_by(name, monkeypatch) -> tuple:
+    """What a check hands on: arguments, right result, results of mistakes, and options."""
+    kept = []
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            exercises, "_judge", lambda f, *given, **options: kept.extend([*given, options])
+        )
+        CHECKS[name](None)
+    return tuple(kept)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_mistake_that_a_check_knows_can_be_named(name, monkeypatch, capsys):
+    arguments, right, wrong, options = judged_by(name, monkeypatch)
+    for reason, value in wrong.items():
+        if options.get("tensor"):
+            traced = sum(a.sum() for a in arguments if a.requires_grad)
+            value = torch.as_tensor(answers.plain(value)) + 0 * traced
+        answers.judge(lambda *_, value=value: value, arguments, right, wrong, **options)
+        assert capsys.readouterr().out == f"Not yet: {reason}\n"
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_no_mistake_looks_like_the_answer_or_like_another_mistake(name, monkeypatch):
     """Two values that agree would make the check praise a mistake, or give the wrong reason."""
-    judged = {}
-
-    def keep(function, arguments, right, wrong, **options):
-        judged.update({"Correct.": right, **wrong})
-
-    monkeypatch.setattr(exercises, "_judge", keep)
-    CHECKS[name](None)
-    assert len(judged) >= 4
-    values = [(reason, answers.plain(value)) for reason, value in judged.items()]
+    _, right, wrong, _ = judged_by(name, monkeypatch)
+    assert len(wrong) >= 3
+    values = [
+        (reason, answers.plain(value)) for reason, value in {"Correct.": right, **wrong}.items()
+    ]
     for (reason, one), (other_reason, other) in itertools.combinations(values, 2):
         alike = one.shape == other.shape and np.allclose(one, other, rtol=1e-3, equal_nan=True)
         assert not alike, f"{reason!r} and {other_reason!r}"
@@ -280,6 +298,7 @@ ODD_ARRAYS = {
 }
 TENSORS = ["check_clip_loss", "check_sharpness", "check_effective_targets", "check_attention"]
 ARRAYS = [name for name in CHECKS if name not in TENSORS]
+OF_INDICES = ["check_retrieve"]
 
 
 @pytest.mark.parametrize("what", ODD)
@@ -339,6 +358,10 @@ def test_single_precision_is_good_enough_and_half_is_not(name, capsys):
 
         return function
 
+    if name in OF_INDICES:
+        for kind in ("float32", "float64"):
+            assert said(name, cast(kind), capsys).startswith("Return whole numbers")
+        return
     assert said(name, cast("float32"), capsys) == "Correct.\n"
     assert re.match("Correct|Not yet: float16 is too coarse", said(name, cast("float16"), capsys))
 

@@ -8,6 +8,8 @@ The encoder has random weights, for no test may need a model hub.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -21,10 +23,8 @@ SPOTS, HELD_OUT = 36, 4
 PATCHES = 12  # for methods that train a whole network
 K = 5  # neighbours retrieved
 COMPONENTS = 4  # of the contest's maps; within a slide, the recipes' own 32 are few enough
-PROFILE = course.PROFILES["full"]
-ENCODER = yaml.safe_load(
-    (ROOT / "notebooks" / "params" / "synthetic_full.yml").read_text(encoding="utf-8")
-)["ENCODER"]
+sys.path.insert(0, str(ROOT / "book" / "tools"))
+FULL = importlib.import_module("measure").size_of("synthetic", "full")
 pytestmark = pytest.mark.slow
 
 
@@ -34,16 +34,26 @@ def one_step(settings: config.Training, spots: int) -> config.Training:
 
 @pytest.fixture(scope="module")
 def size() -> recipes.Size:
-    """The full profile, but for one step of each training."""
-    encoder = config.Encoder(ENCODER, "random")
-    whole = recipes.Size(
-        maps=config.MapInput(encoder, um_per_px=PROFILE.um_per_px, components=COMPONENTS),
-        patches=config.PatchInput(encoder, size=PROFILE.reference_size),
-    )
+    """The full profile, but for one step of each training and random weights."""
+    random = replace(FULL.patches.encoder, weights="random")
     spots = {"end_to_end": PATCHES, "reference": PATCHES}
     spots |= dict.fromkeys(("heads", "dense", "dense_reference"), SPOTS)
-    steps = {name: one_step(getattr(whole, name), n) for name, n in spots.items()}
-    return replace(whole, members=1, **steps)
+    steps = {name: one_step(getattr(FULL, name), n) for name, n in spots.items()}
+    maps = replace(FULL.maps, encoder=random, components=COMPONENTS)
+    return replace(
+        FULL, maps=maps, patches=replace(FULL.patches, encoder=random), members=1, **steps
+    )
+
+
+def test_contest_and_chapters_have_one_full_profile():
+    chapters = course.PROFILES["full"]
+    assert FULL.maps.um_per_px == chapters.um_per_px
+    assert (FULL.patches.size, FULL.members) == (chapters.reference_size, chapters.members)
+    assert FULL.dense_reference.epochs == chapters.dense_reference_epochs
+    for path in (ROOT / "notebooks" / "params").glob("*_full.yml"):
+        asked = yaml.safe_load(path.read_text(encoding="utf-8"))
+        encoder = FULL.patches.encoder
+        assert (asked["ENCODER"], asked["WEIGHTS"]) == (encoder.name, encoder.weights)
 
 
 @pytest.fixture(scope="module")

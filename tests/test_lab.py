@@ -120,7 +120,8 @@ class Reader:
     """A page of JupyterLab with one notebook, and what a reader does there."""
 
     def __init__(self, page, address: str, name: str) -> None:
-        self.page, self.name = page, name
+        self.page, self.name, self.outside = page, name, []
+        page.on("request", lambda request: self.note(request.url, address))
         notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
         self.places = {cell.id: place for place, cell in enumerate(notebook.cells)}
         self.sources = {cell.id: cell.source for cell in notebook.cells}
@@ -132,6 +133,11 @@ class Reader:
         )
         assert page.locator(".jp-Notebook").count() == 1
         self.wait_until_idle()
+
+    def note(self, asked: str, address: str) -> None:
+        """Remember what the page asks of other machines; nothing should need a network."""
+        if not asked.startswith((address, address.replace("http", "ws", 1), "data:", "blob:")):
+            self.outside.append(asked)
 
     def wait_until_idle(self) -> None:
         self.page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=LONG)
@@ -248,6 +254,7 @@ def visited(request, chromium, lab):
 def test_all_cells_run_and_nothing_fails(visited):
     _, reader = visited
     assert reader.errors() == []
+    assert reader.outside == []
     reader.shoot("run")
 
 
@@ -308,6 +315,7 @@ def test_an_exercise_is_solved_wrongly_and_then_rightly(visited):
     reader.shoot("exercise_right", visit.stub)
     assert "Not yet" not in reader.output(visit.stub).inner_text()
     assert reader.errors() == []
+    assert reader.outside == []
 
 
 def test_solutions_are_folded_until_they_are_asked_for(visited):

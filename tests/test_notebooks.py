@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import symtable
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -458,6 +459,30 @@ def test_parameters_stand_before_all_that_uses_them(path):
         lines = [line for line in cell.source.splitlines() if not line.lstrip().startswith("%")]
         used = set(re.findall(r"\b[A-Z][A-Z_]+\b", "\n".join(lines)))
         assert not used & names, f"{used & names} used before they are set"
+
+
+def given_and_read(cell) -> tuple[set[str], set[str]]:
+    """Names that a code cell gives to later ones, and those that it reads but does not give."""
+    source = "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in cell.source.split("\n"))
+    top = symtable.symtable(source, cell.id, "exec")
+    given = {name.get_name() for name in top.get_symbols() if name.is_assigned()}
+    wanted, scopes = set(), [top]
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        wanted |= {n.get_name() for n in scope.get_symbols() if n.is_referenced() and n.is_global()}
+    return given, wanted - given
+
+
+@each_notebook
+def test_a_name_that_other_cells_read_is_given_by_one_cell(path):
+    """Then any cell can be run again, in any order, and says the same."""
+    cells = [c for c in read(path).cells if c.cell_type == "code"]
+    names = {cell.id: given_and_read(cell) for cell in cells}
+    wanted = set().union(*(own for _, own in names.values()))
+    for name in sorted(wanted):
+        givers = [cell for cell, (given, _) in names.items() if name in given]
+        assert len(givers) <= 1, f"{name} is given by {', '.join(givers)}"
 
 
 @each_notebook

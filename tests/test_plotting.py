@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -219,3 +221,19 @@ def test_importing_plotting_imports_no_matplotlib():
     code = "import sys, heclip_lite.plotting; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# Told apart with every kind of colour vision: Okabe and Ito's eight, greys, and two colour maps.
+OKABE_ITO = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+PACKAGE = Path(plotting.__file__).parent
+DRAWING = [PACKAGE / "plotting.py", *PACKAGE.glob("*charts.py"), *PACKAGE.glob("*widgets.py")]
+
+
+@pytest.mark.parametrize("path", DRAWING, ids=lambda path: path.stem)
+def test_colours_can_be_told_apart_with_every_colour_vision(path):
+    text = path.read_text(encoding="utf-8")
+    for colour in re.findall(r"#[0-9A-Fa-f]{6}", text):
+        grey = colour[1:3] == colour[3:5] == colour[5:7]
+        assert grey or colour.upper() in OKABE_ITO, f"{colour} in {path.name}"
+    maps = set(re.findall(r'cmap[^="\n]*= ?"(\w+)"|image\.cmap": "(\w+)"', text))
+    assert {name for pair in maps for name in pair if name} <= {"viridis", "RdBu_r"}, path.name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from page_figures import Draw, drawer
-from results import code_key, read_results, read_settings
+from results import code_key, is_committed, read_results, read_settings
 
 from heclip_lite import plotting, recipes
 
@@ -63,7 +63,24 @@ def fill_in(figures: Path) -> dict[str, str]:
     found["benchmark-audit"] = audit_text()
     found["benchmark-ledger"] = ledger_text(draw)
     found["benchmark-tried"] = tried_text()
+    found["benchmark-full"] = full_text()
     return found
+
+
+def full_text() -> str:
+    """The contest with the full profile; where nobody has run it, that."""
+    name = "contest_her2st_full"
+    if not is_committed(name):
+        return (
+            "Nobody has run it yet: it takes a graphics card, and pretrained weights.\n"
+            "`make contest DATA=her2st PROFILE=full` does, and this section will show its tables."
+        )
+    contest, record = read_results(name)
+    as_they_are = contest[contest["method"] == contest["method"].map(recipes.without_suffix)]
+    parts = [record_text(record, contest)]
+    for split, what in SPLITS.items():
+        parts += [f"{what[0].upper()}{what[1:]}:", score_table(as_they_are, split)]
+    return "\n\n".join(parts)
 
 
 def markdown(table: pd.DataFrame, left: int = 1) -> str:
@@ -181,10 +198,11 @@ def other_code(names: Sequence[str]) -> str:
 def record_text(record: dict, table: pd.DataFrame) -> str:
     """How the contest was made."""
     versions = ", ".join(f"{k} {v}" for k, v in sorted(record["versions"].items()))
+    full = " PROFILE=full" if record["settings"].get("profile") == "full" else ""
     return (
         f"The contest has {table['method'].nunique()} rows of methods, controls and oracles and "
         f"{len(table):,} values.\n"
-        f"`make contest DATA=her2st` made it in {record['seconds'] / 3600:.1f} hours on "
+        f"`make contest DATA=her2st{full}` made it in {record['seconds'] / 3600:.1f} hours on "
         f"{record['device']}, with {versions}."
     )
 

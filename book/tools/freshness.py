@@ -22,7 +22,7 @@ RUN = "run.json"  # in the site: which run its chapters show
 PACKAGE = "heclip_lite"
 RESULTS = "book/results"
 # Pages that show measured tables.
-MEASURED = ("book/benchmark", "book/benchmark_dense")
+MEASURED = ("book/benchmark", "book/benchmark_dense", "book/scale")
 STAMP = re.compile(r'<meta name="made-from" content="([^"]*) ([0-9a-f]{16})">\n')
 
 
@@ -37,7 +37,8 @@ def made_from(data: str, profile: str) -> dict[str, dict[str, str]]:
     sources = {"": everywhere}
     chapters = {f"notebooks/{n.stem}": (n, input_key(n, data, profile)[:16]) for n in notebooks()}
     for page, (notebook, key) in chapters.items():
-        sources[page] = {f"notebooks/{notebook.name}": key}
+        for made in (page, f"decks/{notebook.stem}"):
+            sources[made] = {f"notebooks/{notebook.name}": key}
     for path in sorted((ROOT / "book").rglob("*.md")):
         name = path.relative_to(ROOT).as_posix()
         sources[name.removesuffix(".md")] = {name: content_key(path.read_bytes())[:16]}

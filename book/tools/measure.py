@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+import torch
 from anndata import AnnData
 from results import code_key
 from settings import BUILD, notebook_environment
@@ -26,6 +27,7 @@ from heclip_lite.histosge import PUBLISHED_TRAINING as PUBLISHED_DENSE
 SERIAL = ("C2", "C3", "C4", "C5", "C6")  # one donor of her2st, section by section
 TUNED_ON = ("C2", "C3", "C4", "C5")  # where recipes were chosen, by leaving one of them out
 SEEDS = (0, 1, 2)
+FULL_ENCODER = "resnet50"  # the full profile's, as in notebooks/params
 # A tenth of the published rounds, for time; on section C5 all of them score lower (tried.csv).
 DENSE_REFERENCE = replace(PUBLISHED_DENSE, epochs=100)
 
@@ -39,8 +41,16 @@ def read(data: str, names: tuple[str, ...] | None = None) -> list[AnnData]:
     return [s for s in found if names is None or sections.name_of(s) in names]
 
 
-def size_of(data: str) -> recipes.Size:
-    """Inputs and training loops for one dataset."""
+def size_of(data: str, profile: str = "fast") -> recipes.Size:
+    """Inputs and training loops for one dataset; ``"full"`` is what a GPU computes."""
+    if profile == "full":
+        full, encoder = course.PROFILES["full"], config.Encoder(FULL_ENCODER, "pretrained")
+        return recipes.Size(
+            maps=config.MapInput(encoder, um_per_px=full.um_per_px),
+            patches=config.PatchInput(encoder, size=full.reference_size),
+            end_to_end=config.Training(epochs=full.reference_epochs),
+            members=full.members,
+        )
     if data == "her2st":
         encoder = backbones.coral_mobilenet()
         return recipes.Size(
@@ -55,7 +65,7 @@ def size_of(data: str) -> recipes.Size:
 
 
 def spread(work: Callable[..., Any], jobs: Iterable[tuple], *, label: str) -> float:
-    """Call ``work(*job)`` for every job, one process per core.
+    """Call ``work(*job)`` for every job: one process per core, or one where there is a GPU.
 
     Results stay where `work` leaves them: on disk, so that a stopped run goes on.
     Returns the seconds it took, with those of stopped runs of the same code.
@@ -63,15 +73,16 @@ def spread(work: Callable[..., Any], jobs: Iterable[tuple], *, label: str) -> fl
     jobs = list(jobs)
     started = time.perf_counter()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = 1 if torch.cuda.is_available() else cores
     # Numba's parallel functions set the threads of OpenMP, and with it torch's, to all cores.
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(cores // workers))
     environment = {**threads, "TQDM_DISABLE": "1"}
     before = {name: os.environ.get(name) for name in environment}
     with notebook_environment():
         os.environ.update(environment)  # inherited by the processes
         try:
             with ProcessPoolExecutor(
-                cores,
+                workers,
                 mp_context=get_context("spawn"),
                 initializer=_end_with,
                 initargs=(os.getpid(),),
@@ -113,17 +124,21 @@ def _add_seconds(label: str, seconds: float) -> float:
     return seconds
 
 
-def from_command_line(
+def command_line(
     purpose: str, datasets: Sequence[str] = ("her2st", "synthetic")
-) -> tuple[str, bool]:
-    """Dataset and whether a quick run is wanted, from the command line of a measuring tool.
-
-    `purpose` is the help text; the first dataset is the default.
-    """
+) -> argparse.ArgumentParser:
+    """What every measuring tool is asked: `purpose` is its help, the first dataset the default."""
     parser = argparse.ArgumentParser(description=purpose)
     parser.add_argument("--data", choices=tuple(datasets), default=datasets[0])
     parser.add_argument("--quick", action="store_true", help="a small run, kept out of git")
-    arguments = parser.parse_args()
+    return parser
+
+
+def from_command_line(
+    purpose: str, datasets: Sequence[str] = ("her2st", "synthetic")
+) -> tuple[str, bool]:
+    """Dataset and whether a quick run is wanted, from the command line of a measuring tool."""
+    arguments = command_line(purpose, datasets).parse_args()
     keep_cache_in_build()
     return arguments.data, arguments.quick
 

@@ -83,6 +83,11 @@ def code_key(name: str) -> str:
     return store.content_key(*keys)
 
 
+def is_committed(name: str) -> bool:
+    """Whether a table has been measured; some need a machine that few have."""
+    return (COMMITTED / f"{name}.csv").exists()
+
+
 def read_settings(name: str) -> dict[str, Any]:
     """The record of a committed table: how it was made."""
     return json.loads((COMMITTED / f"{name}.json").read_text(encoding="utf-8"))

@@ -1,5 +1,8 @@
 """Run the contest on real slides and write ``book/results/contest_her2st.csv``.
 
+``--profile full`` enters networks, patches and rounds of full size, for a GPU, and writes
+``contest_her2st_full.csv``.
+
 Every method, control and oracle; held out by section, by block and by donor; and once more by
 donor with all slides brought to one scale and cut out alike.
 A stopped run goes on where it stopped.
@@ -14,11 +17,21 @@ import time
 
 import pandas as pd
 from anndata import AnnData
-from measure import SEEDS, SERIAL, TUNED_ON, from_command_line, known_truth, read, size_of, spread
+from measure import (
+    SEEDS,
+    SERIAL,
+    TUNED_ON,
+    command_line,
+    keep_cache_in_build,
+    known_truth,
+    read,
+    size_of,
+    spread,
+)
 from results import read_results, write_results
 from settings import BuildError
 
-from heclip_lite import evaluation, features, recipes, registration, sections, splits
+from heclip_lite import course, evaluation, features, recipes, registration, sections, splits
 from heclip_lite.base import Method
 
 TOLERANCE = 0.02  # of a mean correlation, between machines
@@ -55,9 +68,11 @@ def parts_of(data: str) -> dict[str, Part]:
     }
 
 
-def methods_of(data: str, part: str, names: tuple[str, ...] | None = None) -> dict:
+def methods_of(
+    data: str, part: str, names: tuple[str, ...] | None = None, profile: str = "fast"
+) -> dict:
     """Unfitted methods of one part, by their name in the table."""
-    size, suffix = size_of(data), ""
+    size, suffix = size_of(data, profile), ""
     if part in AT_ONE_SCALE:
         suffix, stain, allowed = AT_ONE_SCALE[part]
         size = recipes.at_one_scale(size, COARSEST, stain=stain)
@@ -100,56 +115,59 @@ def run(
 _READ: dict[str, dict[str, Part]] = {}
 
 
-def job(data: str, part: str, fold: int, name: str, seed: int) -> None:
+def job(data: str, profile: str, part: str, fold: int, name: str, seed: int) -> None:
     """Fit one method on one fold with one seed; its prediction stays on disk."""
     if data not in _READ:  # once per process
         _READ[data] = parts_of(data)
     parts = _READ[data]
-    method = {name: methods_of(data, part)[name]}
+    method = {name: methods_of(data, part, profile=profile)[name]}
     run(data, part, parts, method, [parts[part][1][fold]], (seed,))
 
 
-def describe(data: str, part: str, number: int, names: tuple[str, ...] | None) -> None:
+def describe(
+    data: str, profile: str, part: str, number: int, names: tuple[str, ...] | None
+) -> None:
     """Compute and keep all features of one slide."""
     if data not in _READ:
         _READ[data] = parts_of(data)
-    for image in recipes.inputs_of(methods_of(data, part, names)):
+    for image in recipes.inputs_of(methods_of(data, part, names, profile)):
         features.describe(_READ[data][part][0][number], image)
 
 
-def jobs_of(data: str, parts: dict[str, Part], names, folds_of, seeds) -> list[tuple]:
+def jobs_of(data: str, profile: str, parts: dict[str, Part], names, folds_of, seeds) -> list[tuple]:
     """Everything to compute, slides first: neighbours in the list share a slide's features."""
     found = []
     for part, (_, folds) in parts.items():
         for number, fold in enumerate(folds):
             if folds_of is not None and not set(fold.test) & set(folds_of):
                 continue
-            for name, method in methods_of(data, part, names).items():
-                found += [
-                    (data, part, number, name, seed) for seed in seeds_of(name, method, seeds)
-                ]
+            for name, method in methods_of(data, part, names, profile).items():
+                own = seeds_of(name, method, seeds)
+                found += [(data, profile, part, number, name, seed) for seed in own]
     return found
 
 
-def measure(data: str, *, quick: bool) -> tuple[pd.DataFrame, float, dict]:
+def measure(data: str, profile: str, *, quick: bool) -> tuple[pd.DataFrame, float, dict]:
     """The whole table, the seconds it took and what was asked for."""
-    title = f"contest {data}{' quick' if quick else ''}"
+    title = f"contest {name_of(data, profile)}{' quick' if quick else ''}"
     parts = parts_of(data)
     names = QUICK_METHODS if quick else None
     seeds = SEEDS[:1] if quick else SEEDS
     folds_of = QUICK_FOLDS if quick and data == "her2st" else None
     if quick:
         parts = {part: parts[part] for part in ("section", "donor")}
-    slides = [(data, part, n, names) for part in parts for n in range(len(parts[part][0]))]
+    slides = [(data, profile, part, n, names) for part in parts for n in range(len(parts[part][0]))]
     seconds = spread(describe, slides, label=f"{title}, slides")
-    seconds += spread(job, jobs_of(data, parts, names, folds_of, seeds), label=title)
+    seconds += spread(job, jobs_of(data, profile, parts, names, folds_of, seeds), label=title)
     started = time.perf_counter()
     tables = []
     for part, (_, folds) in parts.items():
         kept = [f for f in folds if folds_of is None or set(f.test) & set(folds_of)]
-        tables.append(run(data, part, parts, methods_of(data, part, names), kept, seeds))
+        methods = methods_of(data, part, names, profile)
+        tables.append(run(data, part, parts, methods, kept, seeds))
     settings = {
         "data": data,
+        "profile": profile,
         "splits": {part: [list(f.test) for f in folds] for part, (_, folds) in parts.items()},
         "seeds": list(seeds),
         "tuned_on": list(TUNED_ON) if data == "her2st" else [],
@@ -170,11 +188,20 @@ def compare(quick: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
     return both.assign(difference=(both["value"] - both["value_committed"]).abs())
 
 
+def name_of(data: str, profile: str) -> str:
+    """How the tables of a dataset and a profile are called."""
+    return data if profile == "fast" else f"{data}_{profile}"
+
+
 def main() -> int:
     """Measure, write, and with ``--quick`` compare."""
-    data, quick = from_command_line(__doc__)
-    table, seconds, settings = measure(data, quick=quick)
-    name = f"contest_{data}"
+    parser = command_line(__doc__)
+    parser.add_argument("--profile", choices=tuple(course.PROFILES), default="fast")
+    arguments = parser.parse_args()
+    keep_cache_in_build()
+    data, profile, quick = arguments.data, arguments.profile, arguments.quick
+    table, seconds, settings = measure(data, profile, quick=quick)
+    name = f"contest_{name_of(data, profile)}"
     write_results(name, table, seconds=seconds, settings=settings, quick=quick)
     if not quick:
         return 0

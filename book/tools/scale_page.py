@@ -1,4 +1,4 @@
-"""The page on scale: retrieval among many references, and whole slides."""
+"""The page on scale: retrieval among many references, whole slides, and throughput."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from pathlib import Path
 import pandas as pd
 from benchmark_page import markdown
 from page_figures import drawer
-from results import code_key, read_results, read_settings
+from results import code_key, is_committed, read_results, read_settings
 
 from heclip_lite import plotting
 
 PAGE = "scale.md"
-TABLES = {"retrieval": "make benchmark-retrieval", "wholeslide": "make benchmark-slide"}
+SPEED = {"speed_cpu": "processor", "speed_cuda": "graphics card"}  # what each was measured on
+TABLES = {
+    "retrieval": "make benchmark-retrieval",
+    "wholeslide": "make benchmark-slide",
+    **dict.fromkeys(SPEED, "make benchmark-speed"),
+}
 
 
 def fill_in(figures: Path) -> dict[str, str]:
@@ -30,6 +35,7 @@ def fill_in(figures: Path) -> dict[str, str]:
         "scale-record": record_text(record) + other_code(),
         "scale-retrieval": "\n\n".join([found_text(table), picture, retrieval_table(table)]),
         "scale-slides": "\n\n".join([slides_text(slides, of_slides), slides_table(slides)]),
+        "scale-speed": "\n\n".join(map(speed_text, SPEED)),
     }
 
 
@@ -48,10 +54,11 @@ def record_text(record: dict) -> str:
 
 def other_code() -> str:
     """A warning that names the tables which other code has made; empty if there is none."""
-    old = [name for name in TABLES if read_settings(name).get("code") != code_key(name)]
+    there = [name for name in TABLES if is_committed(name)]
+    old = [name for name in there if read_settings(name).get("code") != code_key(name)]
     if not old:
         return ""
-    again = ", ".join(f"`{TABLES[name]}`" for name in old)
+    again = ", ".join(f"`{command}`" for command in dict.fromkeys(TABLES[name] for name in old))
     return (
         "\n\n:::{admonition} Measured with other code\n:class: warning\n"
         f"The code that makes these tables has changed since: {', '.join(old)}. "
@@ -114,3 +121,38 @@ def slides_table(table: pd.DataFrame) -> str:
         }
     )
     return markdown(shown)
+
+
+def speed_text(name: str) -> str:
+    """What was measured on one kind of device; where nothing was, that."""
+    if not is_committed(name):
+        return f"No {SPEED[name]} has been measured yet; `make benchmark-speed` does it on one."
+    table, record = read_results(name)
+    asked = record["settings"]
+    by = table.set_index(["task", "variant"])
+    lines = [
+        f"On a {SPEED[name]} ({asked['device_name']}, {asked['cores']} cores), batches of "
+        f"{table['batch'].iloc[0]}; a large matrix product runs at "
+        f"{table['limit_tflops'].max():.2f} Tflop/s there, which is taken as the limit."
+    ]
+    for task, what in {"train": "Training", "extract": "Extracting features"}.items():
+        ours, plain = by.loc[(task, "ours")], by.loc[(task, "plain")]
+        waits = ours["load_s"] / (ours["load_s"] + ours["step_s"])
+        waits_plain = plain["load_s"] / (plain["load_s"] + plain["step_s"])
+        lines.append(
+            f"{what} is {ours['ratio_to_plain']:.2f} times as fast as in the plain loop, which "
+            f"waits for its batches {waits_plain:.0%} of the time, ours {waits:.0%}; they reach "
+            f"{plain['share_of_limit']:.0%} and {ours['share_of_limit']:.0%} of the limit."
+        )
+    shown = pd.DataFrame(
+        {
+            "Task": table["task"],
+            "Variant": table["variant"],
+            "Loading, s": table["load_s"],
+            "Step, s": table["step_s"],
+            "Patches a second": table["patches_per_s"].round(1),
+            "To the plain loop": table["ratio_to_plain"],
+            "Of the limit": table["share_of_limit"],
+        }
+    )
+    return "\n".join(lines) + "\n\n" + markdown(shown, left=2)
