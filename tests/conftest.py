@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from PIL import Image, ImageDraw
 
 from heclip_lite.sections import make_section
@@ -31,20 +33,21 @@ def pytest_xdist_setupnodes(config, specs):
 
 @pytest.hookimpl(wrapper=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Say which tests stay in one process, and begin with what takes longest.
+    """Say which tests stay in one process, and in which order groups of them begin.
 
-    Whatever needs the chapters waits for one and the same execution, so it makes one group, and so
-    does whatever is held against one and the same contest;
-    of the others, each file makes one, and its slow tests another.
+    What looks at the executed chapters comes first, for it begins by executing them; meanwhile
+    slow tests that need none of it run, and then the slow ones that do.
+    Each file makes a group, and its slow tests another.
+    Whatever is held against one and the same contest makes one too.
     """
 
     def place(item) -> tuple[int, str]:
-        if "executed" in item.fixturenames:
-            return 0, "book"
+        slow = item.get_closest_marker("slow") is not None
+        if "executed" in item.fixturenames:  # also by way of another fixture
+            return (2, f"{item.path.stem}-book") if slow else (0, "book")
         if "whole_contest" in item.fixturenames:
             return 1, "contest"
-        slow = item.get_closest_marker("slow") is not None
-        return (1, f"{item.path.stem}-slow") if slow else (2, item.path.stem)
+        return (1, f"{item.path.stem}-slow") if slow else (3, item.path.stem)
 
     for item in items:
         item.add_marker(pytest.mark.xdist_group(place(item)[1]))
@@ -116,16 +119,40 @@ def repository(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def executed(run_build) -> Path:
+def once(tmp_path_factory):
+    """Do something once in this run of the tests: other processes wait for it, and then have it."""
+
+    def call(name: str, work: Callable[[], None]) -> None:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            return work()
+        shared = tmp_path_factory.getbasetemp().parent
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / f"{name}.done").exists():
+                work()
+                (shared / f"{name}.done").touch()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def executed(run_build, once) -> Path:
     """Folder of the notebooks executed on the synthetic tissue; unchanged ones are used again."""
-    run_build("--notebooks-only")
+    once("notebooks", lambda: run_build("--notebooks-only"))
     return ROOT / "_build" / "notebooks" / "synthetic_fast"
 
 
 @pytest.fixture(scope="session")
-def site(executed: Path, run_build) -> Path:
+def workspace(executed: Path, tmp_path_factory) -> Path:
+    """Folder of a copy of what the executed chapters left for later ones."""
+    copy = tmp_path_factory.mktemp("left") / "workspace"
+    shutil.copytree(ROOT / "_build" / "workspace" / "synthetic_fast", copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def site(executed: Path, run_build, once) -> Path:
     """Folder of the built site, from the same execution."""
-    run_build()
+    once("site", run_build)
     return ROOT / "_build" / "html"
 
 
@@ -221,10 +248,13 @@ def small_sections() -> list:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
-    """Keep what tests cache away from the user's cache folder."""
+    """Keep what tests cache away from the user's cache folder; their processes share it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
         if "HECLIP_LITE_CACHE" not in os.environ:
-            patch.setenv("HECLIP_LITE_CACHE", str(tmp_path_factory.mktemp("cache")))
+            patch.setenv("HECLIP_LITE_CACHE", str(folder / "cache"))
         yield
 
 

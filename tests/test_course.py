@@ -225,7 +225,7 @@ def test_damaged_synthetic_slides_are_drawn_again_with_a_word(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["01_data", "02_contrastive_training"])
-def test_run_all_twice_in_one_kernel_says_the_same_twice(name, tmp_path):
+def test_run_all_twice_in_one_kernel_says_the_same_twice(name, tmp_path, workspace):
     """No cell changes what an earlier one made, and what lies in the workspace is used rightly."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     once = [
@@ -234,7 +234,7 @@ def test_run_all_twice_in_one_kernel_says_the_same_twice(name, tmp_path):
         # A quiz gives its parts other names each time, so that two of them can stand on a page.
         if cell.cell_type == "code" and "quiz" not in cell.metadata.get("tags", [])
     ]
-    folders = f"WORKSPACE, RESULTS = {str(tmp_path / 'w')!r}, {str(tmp_path / 'r')!r}"
+    folders = f"WORKSPACE, RESULTS = {str(workspace)!r}, {str(tmp_path)!r}"
     for cell in once:
         if "parameters" in cell.metadata.get("tags", []):
             cell.source += f"\n{folders}"

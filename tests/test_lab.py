@@ -94,11 +94,15 @@ def test_make_lab_opens_the_first_notebook_with_this_kernel(chromium):
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Iterator[str]:
-    """JupyterLab on a copy of the notebooks, with a workspace and settings of its own."""
+def lab(tmp_path_factory, workspace) -> Iterator[str]:
+    """JupyterLab on a copy of the notebooks, with a workspace and settings of its own.
+
+    What chapters train is there already, as for a reader who comes back.
+    """
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     shutil.copytree(ROOT / "book" / "results", folder / "book" / "results")
+    shutil.copytree(workspace, folder / "_build" / "workspace")
     settings = folder / "settings"
     settings.mkdir()
     (settings / "overrides.json").write_text(json.dumps(SETTINGS), encoding="utf-8")

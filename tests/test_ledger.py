@@ -49,11 +49,12 @@ def test_saturated_targets_are_one_hot_and_clean_ones_are_not(small_sections):
 
     from heclip_lite.losses import target_matrix
 
+    training = [small_sections[0], small_sections[2]]
+    settings = replace(SETTINGS, epochs=1, patience=1)  # targets do not depend on what is learnt
     for dot in (False, True):
         for saturated in (False, True):
-            pipeline, _ = fitted(
-                small_sections, dot_against_cosine=dot, saturated_targets=saturated
-            )
+            choices = Choices(dot_against_cosine=dot, saturated_targets=saturated)
+            pipeline = Pipeline(choices, IMAGE, settings).fit(training)
             width = len(pipeline.genes)
             z = torch.nn.functional.layer_norm(torch.randn(64, width), (width,))
             options = pipeline.contrast.options
