@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
+from contents import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -21,6 +23,8 @@ ENTRIES = {
     )
 }
 FUNCTIONS = {"log", "exp", "cos", "softmax", "text", "rows", "operatorname"}
+# A link's words and, where they differ, its term.
+LINK = r"\{term\}`(?:[^`<]+<)?(?P<linked>[^`<>]+)>?`"
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -34,8 +38,7 @@ def text_of(path: Path) -> str:
 
 def terms(text: str) -> list[str]:
     """Terms that a text links to."""
-    linked = re.findall(r"\{term\}`([^`]+)`", text)
-    return [re.sub(r"^.*<(.+)>$", r"\1", term).casefold() for term in linked]
+    return [term.casefold() for term in re.findall(LINK, text)]
 
 
 # Glossary
@@ -75,10 +78,135 @@ def test_every_link_to_a_term_resolves(path):
     assert not missing, f"not in the glossary: {missing}"
 
 
+# Besides a term and its plural, these words are uses of it.
+FORMS = {
+    "adipose tissue": "fat",
+    "adjusted Rand index": "ARI",
+    "coherence": "coherent",
+    "contrastive loss": "contrastive learning",
+    "cosine similarity": "cosines?",
+    "defect ledger": "ledger",
+    "dense prediction": "dense (?:map|point)s?",
+    "DLPFC": "human cortex",
+    "full-resolution image": "full-resolution picture",
+    "GPU": "graphics cards?",
+    "immune infiltrate": "immune cells?",
+    "kernel ridge regression": "kernel ridge",
+    "label": "labelled",
+    "leakage": "leaks?",
+    "macro-F1": "F1",
+    "nucleus": "nuclei",
+    "pooling": "pooled",
+    "query, key and value": "query|queries",
+    "sequencing": "sequence[drs]?",
+    "soft target": "softer targets?",
+    "Space Ranger folder": "Space Ranger",
+    "Spearman-Brown formula": "Spearman and Brown",
+    "stain": "stained",
+    "stroma": "connective tissue",
+    "top-k": r"top \d+",
+    "whole-slide image": "whole slides?",
+}
+# Everyday words that are no use of a term, with what they are instead.
+EVERYDAY = {
+    "cells of code|run a cell|run the cells|the cell of|first cell": "of a notebook, not of tissue",
+    "ranks genes|expression rank among": "the verb, not a place in a list",
+    "soft weights": "of an average, not of a network",
+}
+# Terms that no prose uses, with the file whose code shows them to the reader, and how.
+SHOWN_BY_CODE = {
+    "normalised mutual information": ("heclip_lite/model_widgets.py", "NMI {scores['nmi']"),
+    "rank correlation": ("notebooks/03_imputation.ipynb", 'f\\"The rank correlation of'),
+}
+NOT_PROSE = "|".join(
+    [
+        r"```.*?```|`[^`\n]+`|<!--.*?-->",  # code, captions, comments
+        r"\$\$.*?\$\$|\$[^$\n]+\$|\[[^]\n]*\]\([^)\n]*\)",  # formulas, other links
+        r"^:::\{admonition\} Hint.*?^:::$|^:::\{glossary\}\n[^\n]+",  # hints, entries
+        r"^(?:#|:\S)[^\n]*|^\|[^\n]+\n(?=\|[ :|-]+$)",  # headings, titles, heads of tables
+        r"^(?:- )?\*\*[^*\n]+[.?]\*\*",  # lead-ins
+    ]
+)
+
+
+def prose(text: str) -> str:
+    """The sentences of a text, with their links to terms."""
+    parts = re.compile(rf"({LINK})|{NOT_PROSE}", re.MULTILINE | re.DOTALL)
+    return parts.sub(lambda part: part[1] or " ", text)
+
+
+def prose_of(path: Path) -> str:
+    """The sentences of a page, or of a chapter from behind its objectives on."""
+    if path.suffix == ".md":
+        return prose(text_of(path))
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]
+    told = [c.source for c in cells if "solution" not in c.metadata.get("tags", [])]
+    return prose("\n\n".join(told).partition("## Objectives")[2].partition("\n:::\n")[2])
+
+
+@functools.cache
+def word_of_a_term() -> re.Pattern:
+    """A link, or words that use a term; where one term begins with another, the longer."""
+    words = [rf"(?i:{'|'.join(EVERYDAY)})", LINK]
+    for number, term in sorted(enumerate(ENTRIES), key=lambda entry: -len(entry[1])):
+        one = "[- ]".join(map(re.escape, re.split("[- ]", term)))
+        several = rf"{one}(?:e?s)?|{FORMS.get(term, one)}"
+        case = "?i:" if term[0].islower() else "?:"  # CLIP is no verb
+        words.append(rf"(?P<t{number}>\b({case}{several})\b)")
+    return re.compile("|".join(words))
+
+
+def first_uses(text: str) -> dict[str, bool]:
+    """Each term that a text uses, and whether its first use is a link."""
+    first: dict[str, bool] = {}
+    for found in word_of_a_term().finditer(text):
+        if found["linked"]:
+            first.setdefault(found["linked"].casefold(), True)
+        elif found.lastgroup:
+            first.setdefault(list(ENTRIES)[int(found.lastgroup[1:])].casefold(), False)
+    return first
+
+
+def test_a_use_is_told_from_a_link_and_from_an_everyday_word():
+    assert FORMS.keys() <= ENTRIES.keys()
+    text = "Run a cell. Soft targets, clip them; *cells* of {term}`tissue`; {term}`cells <cell>`."
+    assert first_uses(text) == {"soft target": False, "cell": False, "tissue": True}
+
+
+def test_what_is_no_prose_uses_no_term():
+    assert not first_uses(
+        prose(
+            "# A spot\n\n- **A lead-in names a spot.**\n  `spot`, $spot$, [a spot](spot.md)\n\n"
+            "| a spot |\n|:--|\n| none |\n\n::::{admonition} Exercise 1: a spot\n\nWhat?\n\n"
+            ":::{admonition} Hint\n:class: dropdown\n\nA spot.\n:::\n::::\n\n```text\na spot\n```\n"
+        )
+    )
+
+
 @each_notebook
-def test_a_term_is_linked_once_in_a_chapter(path):
-    twice = [term for term, count in Counter(terms(text_of(path))).items() if count > 1]
-    assert not twice, f"link a term at its first use only: {twice}"
+def test_a_term_is_linked_once_in_a_chapter_at_its_first_use(path):
+    linked = Counter(terms(text_of(path)))
+    twice = [term for term, count in linked.items() if count > 1]
+    first = first_uses(prose_of(path))
+    late = [term for term in linked if not first.get(term)]
+    assert not twice and not late, "link a term once, where the prose first uses it"
+
+
+def test_the_first_chapter_that_uses_a_term_links_it():
+    """Each term is linked at its first use in the prose of the first chapter that uses it.
+
+    Where no chapter does, the first page of the contents does so in its place.
+    """
+    places = [ROOT / f"{name}.md" for name in pages() if not name.startswith("notebooks/")]
+    first: dict[str, tuple[str, bool]] = {}
+    for path in [*NOTEBOOKS, *places]:
+        for term, linked in first_uses(prose_of(path)).items():
+            first.setdefault(term, (path.stem, linked))
+    bare = {term: stem for term, (stem, linked) in first.items() if not linked}
+    assert not bare, f"used there first, without a link: {bare}"
+    assert {term for term in ENTRIES if term.casefold() not in first} == SHOWN_BY_CODE.keys()
+    for file, words in SHOWN_BY_CODE.values():
+        assert words in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_words_of_the_field_are_explained():
