@@ -23,7 +23,7 @@ from settings import BUILD, NOTEBOOKS, ROOT, BuildError, shown
 from stage import make_stage, plain_pages
 from student import offer
 
-from heclip_lite.store import content_key, package_hash, write_json
+from heclip_lite.store import alone_in, content_key, package_hash, write_json
 
 SITE = BUILD / "html"
 INSTRUCTOR = BUILD / "instructor"  # the same book with its solutions open
@@ -117,11 +117,12 @@ def main() -> int:
                 "With --offline no route may lead out, and one does. Start it as\n"
                 "    python book/tools/offline.py python book/tools/build_book.py --offline"
             )
-        if arguments.notebooks_only:
-            run_all(*run, only_offline=arguments.offline)
-        else:
-            options = {"instructor": arguments.instructor, "only_offline": arguments.offline}
-            print(f"Open {shown(build(*run, **options))}")
+        with alone_in(BUILD):  # a second build waits for the first, and then has little to do
+            if arguments.notebooks_only:
+                run_all(*run, only_offline=arguments.offline)
+            else:
+                options = {"instructor": arguments.instructor, "only_offline": arguments.offline}
+                print(f"Open {shown(build(*run, **options))}")
     except BuildError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
