@@ -228,7 +228,8 @@ LEANS_AT_ITS_START = re.compile(
 )
 LEANS = re.compile(
     r"\b(in the same way|the same( \w+)? (sections?|slides?|genes?|spots)|as (above|before)"
-    r"|run here|this (section|slide|gene|donor|run|chapter)|these (sections|slides|genes|donors))\b",
+    r"|run here|this (section|slide|gene|donor|run|chapter)"
+    r"|these (sections|slides|genes|donors))\b",
     re.IGNORECASE,
 )
 

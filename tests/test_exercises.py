@@ -6,6 +6,7 @@ import ast
 import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -399,6 +400,18 @@ def test_stubs_are_not_done_yet_and_solutions_are_correct(cell, capsys):
     exec(compile(source, chapter, "exec"), imported(chapter))
     wanted = "Correct.\n" if solves else "Not done yet: the function returns None.\n"
     assert capsys.readouterr().out == wanted
+
+
+def test_the_share_of_violet_pixels_survives_bright_red():
+    """A red of 240 plus 20 is 4 in bytes, and every blue would seem larger."""
+    notebook = nbformat.read(ROOT / "notebooks" / "01_data.ipynb", as_version=4)
+    (cell,) = (c for c in notebook.cells if c.id == "exercise-4-solution-cell")
+    pixels = np.array([[240, 200, 10], [100, 60, 160]], dtype=np.uint8)  # bright red, and violet
+    cut = np.broadcast_to(pixels[None, None], (3, 2, 2, 3))  # (spots, size, size, 3)
+    names = {"patches": SimpleNamespace(cut_patches=lambda *_, **__: cut)}
+    (violet,) = (n for n in ast.parse(cell.source).body if isinstance(n, ast.FunctionDef))
+    exec(compile(ast.Module([violet], []), "01_data", "exec"), names)
+    assert names["violet"](None).tolist() == [0.5, 0.5, 0.5]
 
 
 def test_every_check_has_a_stub_and_a_solution_in_its_chapter():
