@@ -139,29 +139,43 @@ def check_sharpness(function: Callable) -> None:
 
 
 def check_retrieve(function: Callable) -> None:
-    """Chapter 03: query (q, dim) and reference (r, dim) to the 3 best rows (q, 3) by cosine."""
+    """Chapter 03: embeddings (n, dim), section (n,) to the 3 best rows of other sections (n, 3)."""
     rng = np.random.default_rng(2)
-    query, reference = rng.normal(size=(4, 5)), rng.normal(size=(9, 5))
-    reference *= rng.uniform(0.2, 5, (9, 1))  # lengths differ, so that cosine matters
+    embeddings = rng.normal(size=(12, 5)) * rng.uniform(0.2, 5, (12, 1))  # so that cosine matters
+    section = np.arange(12) % 3
+    own = section[:, None] == section
 
-    def unit(x: np.ndarray) -> np.ndarray:
-        return x / np.linalg.norm(x, axis=1, keepdims=True)
+    def best(likeness: np.ndarray, left_out: np.ndarray, instead: float = -np.inf) -> np.ndarray:
+        return np.argsort(-np.where(left_out, instead, likeness), axis=1)[:, :3]
 
-    cosine = unit(query) @ unit(reference).T
-    distance = np.linalg.norm(query[:, None] - reference[None], axis=2)
-    best = np.argsort(-cosine, axis=1)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    distance = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
+    right = best(cosine, own)
     _judge(
         function,
-        (query, reference),
-        best[:, :3],
+        (embeddings, section),
+        right,
         {
-            "those are the least similar; sort downwards.": np.argsort(cosine, axis=1)[:, :3],
-            "the right ones, but best last; put the best first.": best[:, :3][:, ::-1],
-            "you compared dot products; long references win them. Scale rows to length 1.": (
-                np.argsort(-(query @ reference.T), axis=1)[:, :3]
+            "spots of the own section are among them, which is a leak; leave these out.": best(
+                cosine, np.zeros_like(own)
             ),
-            "you compared distances; use the cosine.": np.argsort(distance, axis=1)[:, :3],
-            "those are similarities; return the row numbers.": np.sort(-cosine, axis=1)[:, :3] * -1,
+            "only the spot itself is left out; leave out its whole section.": (
+                best(cosine, np.eye(12, dtype=bool))
+            ),
+            "you kept the own section and left out the others; turn the mask.": best(cosine, ~own),
+            "0 is too high for what is left out, as a cosine may be negative; take -np.inf.": (
+                best(cosine, own, 0.0)
+            ),
+            "those are the least similar; sort downwards.": best(-cosine, own),
+            "the right ones, but best last; put the best first.": right[:, ::-1],
+            "you compared dot products; long rows win them. Scale rows to length 1.": (
+                best(embeddings @ embeddings.T, own)
+            ),
+            "you compared distances; use the cosine.": best(-distance, own),
+            "those are similarities; return the row numbers.": (
+                np.take_along_axis(cosine, right, axis=1)
+            ),
         },
         indices=True,
     )
@@ -198,30 +212,43 @@ def check_pearson(function: Callable) -> None:
     )
 
 
-def check_effective_targets(function: Callable) -> None:
-    """Chapter 04: target matrix (batch, batch) to the effective number of targets (batch,)."""
+def check_softness(function: Callable) -> None:
+    """Chapter 04: target matrix (batch, batch) to softness, from 0 (one-hot) to 1 (even)."""
     import torch
 
     rows = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]
     target = torch.tensor(rows, dtype=torch.float64)
     entropy = torch.special.entr(target).sum(1)
+    effective = torch.exp(entropy)
+
+    def soft(effective: torch.Tensor) -> torch.Tensor:
+        return (effective - 1) / 2  # of 3 targets
+
     _judge(
         function,
         (target,),
-        torch.exp(entropy),
+        soft(effective),
         {
+            "that is the effective number; bring 1 to 0, and the batch to 1.": effective,
+            "a one-hot row should give 0: subtract its one target first.": effective / 3,
+            "an even row should give 1: divide by one less than the batch.": (effective - 1) / 3,
             "that is the entropy; its exponential counts targets.": entropy,
+            "that is a share of the largest entropy; count targets first, by its exponential.": (
+                entropy / np.log(3)
+            ),
             "the sum runs over columns (dim=1), one number for each row.": (
-                torch.exp(torch.special.entr(target).sum(0))
+                soft(torch.exp(torch.special.entr(target).sum(0)))
             ),
             "0 times log 0 is NaN in floating point, but counts as 0: use torch.special.entr.": (
-                torch.exp(-(target * target.log()).sum(1))
+                soft(torch.exp(-(target * target.log()).sum(1)))
             ),
-            "the sign is wrong: the entropy is minus the sum of T log T.": torch.exp(-entropy),
+            "the sign is wrong: the entropy is minus the sum of T log T.": (
+                soft(torch.exp(-entropy))
+            ),
             "the entropy is in bits but the exponential has base e; use one base for both.": (
-                torch.exp(entropy / np.log(2))
+                soft(torch.exp(entropy / np.log(2)))
             ),
-            "return one number for each row, not their mean.": torch.exp(entropy).mean(),
+            "return one number for each row, not their mean.": soft(effective).mean(),
         },
         tensor=True,
     )
@@ -303,25 +330,37 @@ def check_partial_correlation(function: Callable) -> None:
 
 
 def check_counting_ceiling(function: Callable) -> None:
-    """Chapter 05: correlation r of two halves (genes,) to the counting ceiling (genes,)."""
-    r = np.array([0.8, 0.36, 0.0, -0.1])
+    """Chapter 05: correlation r of two parts (genes,), and how many there are, to the ceiling."""
+    r, parts = np.array([0.8, 0.36, 0.0, -0.1]), np.array(4.0)
     kept = np.clip(r, 0, None)
+
+    def reliability(r: np.ndarray, parts: np.ndarray | float = parts) -> np.ndarray:
+        return parts * r / (1 + (parts - 1) * r)
+
     with np.errstate(invalid="ignore"):  # NaN is what this mistake gives
-        unclipped = np.sqrt(2 * r / (1 + r))
+        unclipped = np.sqrt(reliability(r))
     _judge(
         function,
-        (r,),
-        np.sqrt(2 * kept / (1 + kept)),
+        (r, parts),
+        np.sqrt(reliability(kept)),
         {
             "that is the reliability of all counts; the ceiling is its square root.": (
-                2 * kept / (1 + kept)
+                reliability(kept)
             ),
-            "that is the ceiling of one half; Spearman and Brown bring it to all counts.": (
+            "that is the ceiling of one part; Spearman and Brown bring it to all counts.": (
                 np.sqrt(kept)
             ),
             "a correlation below zero means no signal: take 0 before the root.": unclipped,
-            "that is the halves' own correlation.": r,
-            "the formula is 2 r / (1 + r), not r / (1 + r).": np.sqrt(kept / (1 + kept)),
+            "that is the parts' own correlation.": r,
+            "that is the formula for two halves; here are `parts` parts.": (
+                np.sqrt(reliability(kept, 2.0))
+            ),
+            "the divisor is 1 + (parts - 1) r, not 1 + parts r.": (
+                np.sqrt(parts * kept / (1 + parts * kept))
+            ),
+            "the numerator is parts times r, not r alone.": (
+                np.sqrt(kept / (1 + (parts - 1) * kept))
+            ),
         },
     )
 
@@ -380,24 +419,32 @@ def check_fill_square(function: Callable) -> None:
 
 
 def check_smooth(function: Callable) -> None:
-    """Chapter 07: values (spots, features), neighbours (spots, spots) 0 or 1, to their means."""
+    """Chapter 07: values (spots, features), neighbours (spots, spots), own weight, to means."""
     values = np.array([[1.0, 0.0], [3.0, 1.0], [8.0, 5.0], [0.0, 2.0]])
     beside = np.array([[0, 1, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=float)
-    own = beside + np.eye(4)
+    number, once = beside.sum(1, keepdims=True), np.eye(4)
+    weights = beside + 3 * once
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        return weights @ values / weights.sum(1, keepdims=True)
+
     _judge(
         function,
-        (values, beside),
-        own @ values / own.sum(1, keepdims=True),
+        (values, beside, np.array(3.0)),
+        mean(weights),
         {
-            "the spot itself belongs to its mean too.": (
-                beside @ values / beside.sum(1, keepdims=True)
+            "the spot itself belongs to its mean too.": mean(beside),
+            "the spot counts once; its own value should count `own` times.": mean(beside + once),
+            "the neighbours count `own` times; the spot itself should.": mean(3 * beside + once),
+            "that is a sum; divide by how much is in it.": weights @ values,
+            "you divide by the neighbours alone; the spot itself counts `own` times more.": (
+                weights @ values / number
             ),
-            "that is a sum; divide by the number of spots in it.": own @ values,
-            "you divide by the neighbours alone; the spot itself counts as one more.": (
-                own @ values / beside.sum(1, keepdims=True)
+            "you divide by the number of spots; the spot itself counts `own` times there too.": (
+                weights @ values / (number + 1)
             ),
             "each spot has a number of neighbours of its own; divide row by row.": (
-                own @ values / own.sum() * len(own)
+                weights @ values / weights.sum() * len(weights)
             ),
             "nothing was averaged.": values,
         },

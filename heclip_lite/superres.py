@@ -32,7 +32,9 @@ def fill_in(
     section
         A section on a hexagonal (Visium) or square (legacy ST) lattice.
     factor
-        A square number: 4 halves the distance between points, 9 divides it by three.
+        A square number: 4 halves the distance between points, 9 divides it by three. With 4, a
+        new point lies in the middle of every edge between neighbouring spots and, on a square
+        lattice, one more in the middle of every square.
     clip
         Drop points that lie on glass or outside the image; the spots themselves always stay.
     lattice

@@ -1,7 +1,8 @@
-"""What the book and the README show of the command line is what the program takes."""
+"""What the book, its quizzes and the README show of the command line is what the program takes."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,12 +15,19 @@ from heclip_lite import cli
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+QUIZZES = [
+    option.get("text", "")
+    for path in sorted((ROOT / "heclip_lite" / "quizzes").glob("*.json"))
+    for question in json.loads(path.read_text(encoding="utf-8"))["questions"]
+    for option in question["options"]
+]
 LINES = sorted(
     {
         line.strip()
         for text in [
             *(body for page in PAGES for _, body in FENCE.findall(page.read_text("utf-8"))),
             *cli.EXAMPLES.values(),
+            *(text.strip("`") for text in QUIZZES),
         ]
         for line in text.splitlines()
         if line.strip().startswith("heclip-lite ")

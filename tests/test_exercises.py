@@ -39,27 +39,43 @@ def _residual(values, depth):
     return values - np.polyval(np.polyfit(depth, values, 1), depth)
 
 
+def _elsewhere(embeddings, allowed):
+    """The 3 rows most alike to each row, among those that are allowed for it."""
+    places = [np.flatnonzero(rows) for rows in allowed]
+    found = [
+        retrieval.retrieve(row[None], embeddings[at], k=3)[0]
+        for row, at in zip(embeddings, places, strict=True)
+    ]
+    return np.stack([at[three] for at, three in zip(places, found, strict=True)])
+
+
+def _effective(target):
+    return torch.exp(torch.special.entr(target).sum(1))
+
+
+def _reliability(r, parts):
+    return parts * r / (1 + (parts - 1) * r)
+
+
 SOLUTIONS = {
     "check_log_normalise": genes.log_normalise,
     "check_pitch": _pitch,
     "check_clip_loss": lambda i, s: losses.clip_loss(i, s, temperature=0.2),
     "check_sharpness": lambda i: losses.target_matrix(i, i).amax(1).mean(),
-    "check_retrieve": lambda q, r: retrieval.retrieve(q, r, k=3),
+    "check_retrieve": lambda e, s: _elsewhere(e, [s != own for own in s]),
     "check_pearson": evaluation.pearson_per_gene,
-    "check_effective_targets": lambda t: torch.exp(torch.special.entr(t).sum(1)),
+    "check_softness": lambda t: (_effective(t) - 1) / (len(t) - 1),
     "check_paired_difference": lambda a, b: _mean_and_error((b - a).mean(1)),
     "check_partial_correlation": lambda t, p, d: metrics.partial_pearson_per_gene(
         t[:, None], p[:, None], d
     )[0],
-    "check_counting_ceiling": lambda r: np.sqrt(
-        2 * np.clip(r, 0, None) / (1 + np.clip(r, 0, None))
-    ),
+    "check_counting_ceiling": lambda r, k: np.sqrt(_reliability(np.maximum(r, 0), k)),
     "check_attention": lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
     "check_fill_square": lambda w: np.concatenate(
         [w + step for step in ([0, 0], [0.5, 0], [0, 0.5], [0.5, 0.5])]
     ),
-    "check_smooth": lambda v, b: np.stack(
-        [(v[i] + v[row > 0].sum(0)) / (1 + row.sum()) for i, row in enumerate(b)]
+    "check_smooth": lambda v, b, own: np.stack(
+        [(own * v[i] + v[row > 0].sum(0)) / (own + row.sum()) for i, row in enumerate(b)]
     ),
     "check_coherence": lambda labels, pairs: float(
         np.mean([labels[a] == labels[b] for a, b in pairs])
@@ -87,9 +103,15 @@ PLANTED = [
         lambda w: np.concatenate([np.add(w, s) for s in ([0, 0], [0, 0.5], [0.5, 0], [0.5, 0.5])]),
         "right is the column",
     ),
-    ("check_smooth", lambda v, b: b @ v / b.sum(1, keepdims=True), "itself belongs"),
-    ("check_smooth", lambda v, b: v + b @ v, "that is a sum"),
-    ("check_smooth", lambda v, b: (v + b @ v) / b.sum(1, keepdims=True), "counts as one more"),
+    ("check_smooth", lambda v, b, own: b @ v / b.sum(1, keepdims=True), "itself belongs"),
+    (
+        "check_smooth",
+        lambda v, b, own: (v + b @ v) / (1 + b.sum(1)[:, None]),
+        "the spot counts once",
+    ),
+    ("check_smooth", lambda v, b, own: own * v + b @ v, "that is a sum"),
+    ("check_smooth", lambda v, b, own: (own * v + b @ v) / b.sum(1)[:, None], "times more"),
+    ("check_smooth", lambda v, b, own: (own * v + b @ v) / (1 + b.sum(1)[:, None]), "there too"),
     ("check_coherence", lambda a, p: (a[p[:, 0]] != a[p[:, 1]]).mean(), "disagrees"),
     ("check_coherence", lambda a, p: float((a[p[:, 0]] == a[p[:, 1]]).sum()), "that is a count"),
     ("check_coherence", lambda a, p: (a[p[:, 0]] == a[p[:, 1]]).sum() / len(a), "not of spots"),
@@ -120,9 +142,21 @@ PLANTED = [
     ("check_sharpness", lambda i: torch.softmax(i @ i.T, 0).amax(1).mean(), "over each row"),
     ("check_sharpness", lambda i: (i @ i.T).amax(1).mean(), "softmax is missing"),
     ("check_sharpness", lambda i: torch.softmax(i @ i.T, 1).max(), "largest of all"),
-    ("check_retrieve", lambda q, r: retrieval.retrieve(q, r, k=3)[:, ::-1], "best last"),
-    ("check_retrieve", lambda q, r: np.argsort(-(q @ r.T), 1)[:, :3], "dot products"),
-    ("check_retrieve", lambda q, r: retrieval.retrieve(q, r, k=3).T, "transposed"),
+    ("check_retrieve", lambda e, s: retrieval.retrieve(e, e, k=3), "of the own section"),
+    ("check_retrieve", lambda e, s: _elsewhere(e, ~np.eye(len(e), dtype=bool)), "only the spot"),
+    ("check_retrieve", lambda e, s: _elsewhere(e, [s == own for own in s]), "turn the mask"),
+    ("check_retrieve", lambda e, s: _elsewhere(e, [s != own for own in s])[:, ::-1], "best last"),
+    (
+        "check_retrieve",
+        lambda e, s: np.argsort(np.where(s[:, None] == s, np.inf, -(e @ e.T)), 1)[:, :3],
+        "dot products",
+    ),
+    (
+        "check_retrieve",
+        lambda e, s: np.argsort((squareform(pdist(e, "cosine")) - 1) * (s[:, None] != s), 1)[:, :3],
+        "0 is too high",
+    ),
+    ("check_retrieve", lambda e, s: _elsewhere(e, [s != own for own in s]).T, "transposed"),
     ("check_pearson", lambda t, p: evaluation.pearson_per_gene(t.T, p.T), "one value per spot"),
     ("check_pearson", lambda t, p: evaluation.pearson_per_gene(t, p) ** 2, "r squared"),
     (
@@ -130,13 +164,12 @@ PLANTED = [
         lambda t, p: (t * p).sum(0) / np.sqrt((t**2).sum(0) * (p**2).sum(0)),
         "that is a cosine",
     ),
-    ("check_effective_targets", lambda t: torch.special.entr(t).sum(1), "that is the entropy;"),
-    (
-        "check_effective_targets",
-        lambda t: torch.exp(-(t * t.log()).sum(1)),
-        "use torch.special.entr",
-    ),
-    ("check_effective_targets", lambda t: torch.exp(torch.special.entr(t).sum(0)), "dim=1"),
+    ("check_softness", lambda t: torch.special.entr(t).sum(1), "that is the entropy;"),
+    ("check_softness", lambda t: (torch.exp(-(t * t.log()).sum(1)) - 1) / 2, "special.entr"),
+    ("check_softness", lambda t: (_effective(t.T) - 1) / 2, "dim=1"),
+    ("check_softness", lambda t: _effective(t), "that is the effective number"),
+    ("check_softness", lambda t: _effective(t) / len(t), "subtract its one target"),
+    ("check_softness", lambda t: (_effective(t) - 1) / len(t), "one less than the batch"),
     ("check_paired_difference", lambda a, b: _mean_and_error((a - b).mean(1)), "sign is turned"),
     (
         "check_paired_difference",
@@ -155,9 +188,10 @@ PLANTED = [
         "out of both",
     ),
     ("check_partial_correlation", lambda t, p, d: np.corrcoef(t / d, p / d)[0, 1], "dividing"),
-    ("check_counting_ceiling", lambda r: np.sqrt(2 * r / (1 + r)), "below zero"),
-    ("check_counting_ceiling", lambda r: 2 * np.clip(r, 0, None) / (1 + r), "square root"),
-    ("check_counting_ceiling", lambda r: np.sqrt(np.clip(r, 0, None)), "one half"),
+    ("check_counting_ceiling", lambda r, k: np.sqrt(_reliability(r, k)), "below zero"),
+    ("check_counting_ceiling", lambda r, k: _reliability(np.maximum(r, 0), k), "square root"),
+    ("check_counting_ceiling", lambda r, k: np.sqrt(np.maximum(r, 0)), "one part"),
+    ("check_counting_ceiling", lambda r, k: _reliability(np.maximum(r, 0), 2) ** 0.5, "two halves"),
     ("check_gain", lambda m, b: b.mean(1).max() - m.mean(), "sign is turned"),
     ("check_gain", lambda m, b: m.mean() - b.mean(), "average of the baselines"),
     ("check_gain", lambda m, b: (m - b.max(0)).mean(), "gene by gene"),
@@ -296,7 +330,7 @@ ODD_ARRAYS = {
     "a sparse matrix": (lambda *_: sparse.eye(3).tocsr(), "yours is a csr_matrix."),
     "a generator": (lambda *_: (i for i in range(3)), "yours is a generator"),
 }
-TENSORS = ["check_clip_loss", "check_sharpness", "check_effective_targets", "check_attention"]
+TENSORS = ["check_clip_loss", "check_sharpness", "check_softness", "check_attention"]
 ARRAYS = [name for name in CHECKS if name not in TENSORS]
 OF_INDICES = ["check_retrieve"]
 
@@ -422,6 +456,18 @@ def test_stubs_are_not_done_yet_and_solutions_are_correct(cell, capsys):
     exec(compile(source, chapter, "exec"), imported(chapter))
     wanted = "Correct.\n" if solves else "Not done yet: the function returns None.\n"
     assert capsys.readouterr().out == wanted
+
+
+def test_the_share_of_violet_pixels_survives_bright_red():
+    """A red of 240 plus 20 is 4 in bytes, and every blue would seem larger."""
+    notebook = nbformat.read(ROOT / "notebooks" / "01_data.ipynb", as_version=4)
+    (cell,) = (c for c in notebook.cells if c.id == "exercise-4-solution-cell")
+    pixels = np.array([[240, 200, 10], [100, 60, 160]], dtype=np.uint8)  # bright red, and violet
+    cut = np.broadcast_to(pixels[None, None], (3, 2, 2, 3))  # (spots, size, size, 3)
+    names: dict = {}
+    violet, _ = (n for n in ast.parse(cell.source).body if isinstance(n, ast.FunctionDef))
+    exec(compile(ast.Module([violet], []), "01_data", "exec"), names)
+    assert names["violet"](cut).tolist() == [0.5, 0.5, 0.5]
 
 
 def test_every_check_has_a_stub_and_a_solution_in_its_chapter():

@@ -105,6 +105,37 @@ def test_clock_times_add_up_to_the_stated_total(title):
         assert all(a[2:4] == b[:2] for a, b in pairwise(every))
 
 
+def minutes_of(chapter: str) -> tuple[int, int, dict[int, int]]:
+    """What a chapter states: minutes of reading, of the quiz and of each exercise.
+
+    The open exercise is left out, as an evening leaves it out.
+    """
+    notebook = nbformat.read(NOTEBOOKS[chapter], as_version=4)
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    reading, quiz = re.search(r"Reading takes about (\d+) minutes, the quiz (\d+)", text).groups()
+    found = re.findall(r"Exercise (\d+): [^(\n]+\((?:conceptual|coding), (\d+) minutes\)", text)
+    return int(reading), int(quiz), {int(number): int(minutes) for number, minutes in found}
+
+
+@each_chapter
+def test_an_evening_is_long_enough_for_what_a_chapter_states(chapter):
+    part = sections_of(text_of("schedules"), 2)["On your own"]
+    rows = {row[5]: int(row[4]) for row in CLOCK.findall(part)}
+    (read,) = (minutes for what, minutes in rows.items() if what.startswith("Read and run"))
+    (solve,) = (minutes for what, minutes in rows.items() if what.startswith("Exercises"))
+    (answer,) = (minutes for what, minutes in rows.items() if what.startswith("Quiz"))
+    evenings = sum(chapter in named(what) for _, what in EVENING.findall(part))
+    reading, quiz, exercises = minutes_of(chapter)
+    assert reading <= evenings * read and quiz <= evenings * answer
+    one, other, late = re.search(
+        r"In chapters (\d\d) and (\d\d), leave exercise (\d) for later too\.", part
+    ).groups()
+    if chapter in (one, other):
+        assert sum(exercises.values()) > evenings * solve, "there is time for all of them"
+        del exercises[int(late)]
+    assert sum(exercises.values()) <= evenings * solve
+
+
 def test_six_sessions_are_six_of_one_length():
     part = sections_of(sections_of(text_of("schedules"), 2)["Six sessions"], 3)
     assert [int(name.split()[1]) for name in part] == [1, 2, 3, 4, 5, 6]

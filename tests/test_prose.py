@@ -20,6 +20,7 @@ PAGES = sorted(
     if "_static" not in path.parts
 )
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+QUIZZES = sorted((ROOT / "heclip_lite" / "quizzes").glob("*.json"))
 # What is not prose: fenced code, code spans, formulas, addresses, roles, options, comments.
 NOT_PROSE = re.compile(
     r"^(`{3,}|~{3,})(?!\{(?:figure|admonition|note|tip|warning)).*?^\1\s*$"
@@ -41,9 +42,11 @@ def american() -> dict[str, str]:
 
 
 def prose(path: Path) -> str:
-    """What a reader reads in a page or a chapter, figures' words included."""
+    """What a reader reads in a page, a quiz or a chapter, figures' words included."""
     if path.suffix == ".md":
         return NOT_PROSE.sub(" ", path.read_text(encoding="utf-8"))
+    if path.suffix == ".json":
+        return NOT_PROSE.sub(" ", "\n".join(texts(json.loads(path.read_text(encoding="utf-8")))))
     parts = []
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
@@ -53,13 +56,24 @@ def prose(path: Path) -> str:
     return "\n".join(parts)
 
 
+def texts(content: object) -> list[str]:
+    """The texts in a JSON file, however deep; not the names of its fields."""
+    if isinstance(content, dict):
+        return texts(list(content.values()))
+    if isinstance(content, list):
+        return [text for part in content for text in texts(part)]
+    return [content] if isinstance(content, str) else []
+
+
 def american_words(text: str) -> dict[str, str]:
     british = american()
     words = {word.lower() for word in re.findall(r"[A-Za-z]+", text)} - NAMES
     return {word: british[word] for word in sorted(words) if word in british}
 
 
-@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "path", [*PAGES, *NOTEBOOKS, *QUIZZES], ids=lambda p: p.relative_to(ROOT).as_posix()
+)
 def test_words_are_spelt_the_british_way(path):
     assert not american_words(prose(path))
 
@@ -77,9 +91,15 @@ def test_american_words_are_found_in_prose_and_left_alone_in_code(tmp_path):
     chapter = tmp_path / "chapter.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), chapter)
     assert american_words(prose(chapter)).keys() == {"gray"}
+    quiz = tmp_path / "quiz.json"
+    options = [{"text": "A `color`.", "why": "Its flavor."}]
+    quiz.write_text(json.dumps({"questions": [{"question": "Which hue?", "options": options}]}))
+    assert american_words(prose(quiz)).keys() == {"flavor"}
 
 
-@pytest.mark.parametrize("name", ["page.md", "chapter.ipynb", "module.py", "course.js"])
+@pytest.mark.parametrize(
+    "name", ["page.md", "chapter.ipynb", "module.py", "course.js", "quiz.json"]
+)
 def test_spelling_is_checked_in_each_kind_of_file(name, tmp_path):
     """`test_lint_is_clean` runs codespell over all files: its settings must not leave these out."""
     wrong = "recie" + "ve"

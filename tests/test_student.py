@@ -100,6 +100,16 @@ def test_folders_and_links_of_the_copy_resolve(path, copies, tools):
             assert (copies / target).exists(), target
 
 
+@each_notebook
+def test_no_cell_of_the_copy_points_to_a_solution_below_it(path, copies):
+    """Hints hold their idea themselves: in a copy nothing stands below an exercise."""
+    for cell in read(copies / path.name).cells:
+        text = cell.source.lower()
+        assert "solution below" not in text, f"{cell.id}: {cell.source}"
+        if "{admonition} exercise" in text:
+            assert not re.search(r"\bbelow\b(?! zero)", text), f"{cell.id}: {cell.source}"
+
+
 def test_quizzes_and_their_tags_stay(tools):
     quiz = new("code", 'display_quiz("questions")', "quiz", "hide-input")
     master = nbformat.v4.new_notebook(cells=[new("markdown", "# A chapter"), quiz])
@@ -164,6 +174,40 @@ def test_a_chapter_without_leaks_passes(tools):
 def test_a_planted_leak_is_refused(planted, tools):
     with pytest.raises(tools["settings"].BuildError, match="shows a solution"):
         tools["student"].student_copy(chapter(planted), "09_test")
+
+
+WEIGHTED = """def smooth(values, weights):
+    result = weights @ values / weights.sum(axis=1, keepdims=True)
+    return result"""
+BESIDE = """def smooth(values, weights):
+    total = weights @ values
+    return total / len(total)"""
+SHOWN = """near = beside.toarray() + np.eye(3)
+by_hand = near @ x / near.sum(axis=1, keepdims=True)"""
+
+
+def test_an_answer_that_a_kept_cell_assigns_is_a_leak(tools):
+    """Under other names, and whether the solution returns it at once or by a name."""
+    for solution in (WEIGHTED, WEIGHTED.replace("result = ", "return ").rpartition("\n")[0]):
+        cells = [new("markdown", "# A chapter"), new("code", SHOWN)]
+        cells.append(new("code", solution, "solution", "hide-cell"))
+        with pytest.raises(tools["settings"].BuildError, match="shows a solution"):
+            tools["student"].student_copy(nbformat.v4.new_notebook(cells=cells), "09_test")
+
+
+def test_a_step_on_the_way_and_a_short_answer_are_no_leak(tools):
+    """What a solution assigns on its way may be shown, and `a / len(a)` is said everywhere."""
+    kept = new("code", "wide = near @ x\nby_hand = wide / len(wide)")
+    cells = [new("markdown", "# A chapter"), kept, new("code", BESIDE, "solution", "hide-cell")]
+    tools["student"].student_copy(nbformat.v4.new_notebook(cells=cells), "09_test")
+
+
+def test_a_number_in_a_kept_cell_may_be_a_name_in_the_solution(tools):
+    find = tools["leaks"].results(
+        new("code", "def f(x):\n    return np.argsort(-x, axis=1)[:, :3]")
+    )
+    shown = tools["leaks"].expressions(new("code", "best = np.argsort(-cosine, axis=1)[:, :k]"))
+    assert find == shown and len(find) == 1
 
 
 def test_a_hint_of_one_line_is_no_leak(tools):
