@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from pathlib import Path
 
 import anndata
+import damage
 import layouts
 import pytest
 from cli_tools import SMALL, contents, run, write
@@ -54,6 +56,10 @@ def _flags(options: dict) -> list[str]:
 def test_every_malformed_input_ends_in_a_message(case, templates, tmp_path, monkeypatch):
     given = templates.make(case, tmp_path / "in")
     monkeypatch.chdir(tmp_path)
+    damage.where_permissions_hold(tmp_path, lambda: checked(case, given))
+
+
+def checked(case, given):
     outputs = ["--picture", "out/look.png", "--save", "out/section.h5ad"]
     code = 0 if case.says is None else 1
     done = run("check", given.path, *_flags(given.options), *outputs, "--json", code=code)
@@ -61,7 +67,7 @@ def test_every_malformed_input_ends_in_a_message(case, templates, tmp_path, monk
     assert about["usable"] is (case.says is None)
     if case.says is not None:
         assert re.search(case.says, about["problem"], re.IGNORECASE), about["problem"]
-        assert not (tmp_path / "out").exists(), "nothing is half-written"
+        assert not Path("out").exists(), "nothing is half-written"
 
 
 def test_a_section_that_cannot_be_used_stops_every_command(here):

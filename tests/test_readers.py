@@ -298,29 +298,6 @@ def test_a_folder_of_something_else_is_described(tmp_path):
     assert all(f"{layout}: {what}" in said for layout, what in readers.LAYOUTS.items())
 
 
-@pytest.mark.parametrize("name", ["visium", "h5ad", "tables", "hest"])
-def test_files_that_may_not_be_read(name, plain, tmp_path, monkeypatch):
-    """As root nothing is forbidden, so that the system's answer is played."""
-    import builtins
-
-    import h5py
-
-    written = EVERY[name](plain, tmp_path)
-
-    def forbidden(function):
-        def call(file, *arguments, **options):
-            if str(file).startswith(str(tmp_path)):
-                raise PermissionError(13, "Permission denied", str(file))
-            return function(file, *arguments, **options)
-
-        return call
-
-    monkeypatch.setattr(builtins, "open", forbidden(open))
-    monkeypatch.setattr(h5py, "File", forbidden(h5py.File))
-    with pytest.raises(PermissionError, match=r"may not be read: permission denied\. Ask for it"):
-        read(written)
-
-
 def test_orientation_can_be_a_warning(plain, tmp_path):
     written = layouts.tables(plain, tmp_path)
     path = written.path / "positions.csv"
