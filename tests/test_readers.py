@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from heclip_lite import images, readers, readers_images, sections
+from heclip_lite import gene_ids, images, readers, readers_images, sections
 from heclip_lite.tissue import synthetic_sections
 
 EVERY = {**layouts.WRITERS, **layouts.VARIANTS}
@@ -218,6 +218,21 @@ def test_genes_named_na_and_nan_are_genes(plain, tmp_path):
     path = written.path / "counts.csv"
     path.write_text(path.read_text().replace("GENE1,", "NA,").replace("GENE2,", "null,"))
     assert {"NA", "null"} <= set(read(written).var_names)
+
+
+@pytest.mark.parametrize("form", ["{symbol}", "{id}", "{id}.13"])
+def test_tables_name_genes_by_symbols_or_ids(form, plain, tmp_path):
+    """Names stay as the table has them; ids find the symbols of a section that knows both."""
+    both = zip(plain.var_names, layouts.ensembl(plain.var_names), strict=True)
+    named = plain.copy()
+    named.var_names = [form.format(symbol=symbol, id=one) for symbol, one in both]
+    found = read(layouts.tables(named, tmp_path))
+    assert_same(found, named)
+    other = read(layouts.visium(layouts.drawn_section(name="S2", seed=1), tmp_path))
+    (made, _), report = gene_ids.match_genes([found, other])
+    assert list(made.var_names) == list(plain.var_names)
+    np.testing.assert_array_equal(made.X.toarray(), found.X.toarray())
+    assert report["names"].tolist() == ["symbols" if form == "{symbol}" else "ids", "symbols"]
 
 
 @pytest.mark.real_data
