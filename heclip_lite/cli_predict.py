@@ -11,7 +11,7 @@ from heclip_lite.cli_files import check_output
 from heclip_lite.cli_results import SECTIONS, write_section
 from heclip_lite.cli_sections import Slide
 from heclip_lite.cli_support import Device, Overwrite, Report, aligned, provenance, say, usage
-from heclip_lite.cli_train import Model
+from heclip_lite.cli_train import Model, read_about
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -101,7 +101,7 @@ def _ready(
     check_output(
         out, suffixes=SECTIONS, overwrite=overwrite, inputs=[*slide.paths, model], mark=None
     )
-    about = saved.read_record(model)["about"]
+    about = read_about(model)
     device = runtime.pick_device(device)
     section = slide.read(
         pitch_um=about.get("spot_pitch_um", 100.0) if pitch_um is None else pitch_um,

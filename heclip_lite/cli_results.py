@@ -73,10 +73,13 @@ def read_prediction(path: Path) -> AnnData | None:
     ValueError
         If it is theirs and damaged.
     """
+    from heclip_lite.readers_files import InputError
     from heclip_lite.sections import check_section
 
     try:
         made = _of_h5ad(path) if path.suffix.lower() == ".h5ad" else _of_zarr(path)
+    except InputError:
+        raise
     except (OSError, KeyError, ValueError):
         return None  # the reader of sections says what is wrong with it
     if made is not None:
@@ -102,12 +105,16 @@ def _of_zarr(path: Path) -> AnnData | None:
     import zarr
 
     from heclip_lite.export import MADE_BY
+    from heclip_lite.readers_files import InputError
 
     store = zarr.open_group(path, mode="r")
     tables = [table for _, table in store["tables"].groups()] if "tables" in store else [store]
     if len(tables) != 1 or f"uns/{MADE_BY}" not in tables[0]:
         return None
     if tables[0] is store:
+        values = store["X"]
+        if values.nchunks_initialized < values.nchunks:  # zarr reads what is lost as zeros
+            raise InputError(f"{path} is damaged: parts of its values are lost. Predict again.")
         return anndata.io.read_elem(store)
     from heclip_lite.readers_spatialdata import read_points
 

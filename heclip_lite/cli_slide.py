@@ -11,7 +11,7 @@ from heclip_lite.cli_files import check_output
 from heclip_lite.cli_predict import made_by
 from heclip_lite.cli_sections import read_places
 from heclip_lite.cli_support import Device, Overwrite, Report, aligned, usage
-from heclip_lite.cli_train import Model
+from heclip_lite.cli_train import Model, read_about
 
 STORES = (".zarr",)
 
@@ -63,7 +63,7 @@ def slide(
         raise usage(f"{layout!r} is unknown; use {' or '.join(wholeslide.LAYOUTS)}.", "--layout")
     inputs = [image, model, *([] if positions is None else [positions])]
     check_output(out, suffixes=STORES, overwrite=overwrite, inputs=inputs)
-    about = saved.read_record(model)["about"]
+    about = read_about(model)
     device = runtime.pick_device(device)
     spots = None if positions is None else read_places(positions)
     pitch_um = about.get("spot_pitch_um", 100.0) if pitch_um is None else pitch_um

@@ -102,6 +102,30 @@ def train(
     return Report(values, lines)
 
 
+def read_about(model: Path) -> dict[str, Any]:
+    """What `train` noted of a model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no saved model.
+    ValueError
+        If it is damaged.
+    """
+    from heclip_lite import saved
+
+    about = saved.read_record(model)["about"]
+    try:
+        [(one["section"], one["image_key"]) for one in about.get("sections", [])]
+        lengths = ("spot_pitch_um", "spot_diameter_um")
+        return about | {name: float(about[name]) for name in lengths if name in about}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The saved model in {model} is damaged ({saved.RECORD}, what it tells of its "
+            f"training: {error}); train it again."
+        ) from error
+
+
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))

@@ -281,17 +281,20 @@ def check_pixels(pixels: object, place: str, what: str) -> None:
 def _check_labels(adata: AnnData) -> str:
     if adata.n_obs == 0:
         raise ValueError("The section holds no spots. Check the filter that made it.")
+    place = "The section"
     for column in ("section", "donor"):
         if column not in adata.obs:
-            raise ValueError(f"obs[{column!r}] is missing. Set it: adata.obs[{column!r}] = 'name'.")
+            raise ValueError(
+                f"{place}: obs[{column!r}] is missing. Set it: adata.obs[{column!r}] = 'name'."
+            )
         values = adata.obs[column].astype(str).unique()
         if len(values) > 1 or adata.obs[column].isna().any():
             raise ValueError(
-                f"obs[{column!r}] holds {len(values)} values ({', '.join(values[:3])}), "
+                f"{place}: obs[{column!r}] holds {len(values)} values ({', '.join(values[:3])}), "
                 "but a section has one. Split the table: adata[adata.obs['section'] == 'name']."
             )
+        place = f"Section {name_of(adata)!r}"
     name = name_of(adata)
-    place = f"Section {name!r}"
     if not name or "/" in name:
         raise ValueError(
             f"{place}: a name has one character or more, and no slash, under which files could "

@@ -1,8 +1,8 @@
 """Sections on their way out: ``.h5ad`` and SpatialData, with predictions beside the counts.
 
 A section with counts reads back through `readers.read_section` as the same section.
-Predictions of the section's own genes become layers.
-Those of another panel become tables in ``obsm``, whose columns are the genes.
+Predictions of exactly the section's genes become layers.
+Those of fewer or other genes become tables in ``obsm``, whose columns are the genes.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ def with_predictions(section: AnnData, predictions: Predictions) -> AnnData:
     Returns
     -------
     AnnData
-        With a layer where a table has all genes of the section (in any order), else with a table
-        in ``obsm``.
+        With a layer where a table has exactly the genes of the section (in any order), else with a
+        table in ``obsm``: a layer holds a value for every gene, and nothing is made up for those
+        that were not predicted. For a layer, restrict the section to the panel first:
+        ``section[:, list(method.genes)]``.
 
     Raises
     ------

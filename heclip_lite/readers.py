@@ -26,6 +26,7 @@ from heclip_lite.readers_files import (
     InputError,
     existing,
     explained,
+    no_permission,
     raised_here,
 )
 from heclip_lite.readers_parts import Options
@@ -169,6 +170,8 @@ def read_section(
     except Exception as error:
         if raised_here(error) and isinstance(error, ValueError | OSError):
             raise
+        if isinstance(error, PermissionError):
+            raise PermissionError(no_permission(error.filename or path, layout)) from error
         # A part that is there, but of a kind that nothing expects.
         raise InputError(
             f"{path} could not be read as {layout}: a part of it is not what it should be "

@@ -48,6 +48,8 @@ def existing(path: str | os.PathLike, what: str, *, folder: bool = False) -> Pat
         If it is not there.
     InputError
         If it is a broken link, a loop of links, or of the other kind.
+    PermissionError
+        If it may not be reached, or a folder may not be listed.
     """
     path = Path(path).expanduser()
     wanted = "folder" if folder else "file"
@@ -61,7 +63,7 @@ def existing(path: str | os.PathLike, what: str, *, folder: bool = False) -> Pat
             ) from None
         raise MissingFile(f"{path} ({what}) does not exist. Check the path.") from None
     except PermissionError as error:
-        raise PermissionError(_no_permission(path, what)) from error
+        raise PermissionError(no_permission(path, what)) from error
     except (OSError, ValueError) as error:  # a loop of links, a name too long, a null byte
         raise InputError(
             f"{path} ({what}) cannot be reached ({_said(error)}): a loop of links, or no path. "
@@ -72,10 +74,13 @@ def existing(path: str | os.PathLike, what: str, *, folder: bool = False) -> Pat
         raise InputError(f"{path} ({what}) is a {found}, but a {wanted} is needed.")
     if not (folder or path.is_file()):
         raise InputError(f"{path} ({what}) is no ordinary file. Copy its content into one.")
+    if folder and not os.access(path, os.R_OK | os.X_OK):
+        raise PermissionError(no_permission(path, what))
     return path
 
 
-def _no_permission(path: Path, what: str) -> str:
+def no_permission(path: str | os.PathLike, what: str) -> str:
+    """What to say of a file or folder that may not be read."""
     return f"{path} ({what}) may not be read: permission denied. Ask for it, or copy the file."
 
 
@@ -109,7 +114,7 @@ def explained(path: str | os.PathLike, what: str, remedy: str = "Copy it again."
     except (InputError, MissingFile):
         raise
     except PermissionError as error:
-        raise PermissionError(_no_permission(Path(path), what)) from error
+        raise PermissionError(no_permission(Path(path), what)) from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} ({what}) is not UTF-8 text: byte 0x{error.object[error.start]:02x} "

@@ -78,6 +78,8 @@ def _counts(folder: Path, options: Options) -> Counts:
 def _positions(folder: Path, options: Options) -> pd.DataFrame:
     if options.positions:
         return read_positions(options.positions, options.columns)
+    if folder.is_dir():
+        existing(folder, "positions", folder=True)  # which may be read
     found = [folder / name for name in POSITIONS if (folder / name).is_file()]
     if not found:
         raise MissingFile(

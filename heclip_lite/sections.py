@@ -161,9 +161,11 @@ def make_section(
     FileNotFoundError
         If `image_path` does not exist.
     """
-    place, n_spots = f"Section {name!r}", counts.shape[0]
+    place = f"Section {name!r}"
+    if len(counts.shape) != 2:
+        raise ValueError(f"{place}: counts has shape {counts.shape}; give spots x genes.")
     if spot_names is None:
-        spot_names = [f"{name}_{i}" for i in range(n_spots)]
+        spot_names = [f"{name}_{i}" for i in range(counts.shape[0])]
     _check_fit(place, counts, genes, spatial, spot_names, obs)
     if (image is None) == (image_path is None):
         raise ValueError(f"{place}: give either image (an array) or image_path (a file).")
@@ -202,14 +204,21 @@ def make_section(
         "metadata": metadata,
     }
     adata = AnnData(
-        X=sparse.csr_matrix(counts, dtype=np.float32),
+        X=_numbers(sparse.csr_matrix, counts, np.float32, f"{place}: counts"),
         obs=table,
         var=pd.DataFrame(index=list(genes)),
-        obsm={"spatial": np.asarray(spatial, dtype=np.float64)},
+        obsm={"spatial": _numbers(np.asarray, spatial, np.float64, f"{place}: spatial")},
         uns={"spatial": {str(name): entry}},
     )
     check_section(adata)
     return adata
+
+
+def _numbers(kind, values, dtype, what: str):
+    try:
+        return kind(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} must be numbers ({error}). Correct the table.") from error
 
 
 def _check_fit(place, counts, genes, spatial, spot_names, obs) -> None:

@@ -92,7 +92,7 @@ class Job:
             raise ValueError(f"tile_um is {tile_um}; a tile holds one point at least: {pitch_um}.")
         spots = _checked(spots, slide)
         side = max(1, int((_tile_side(image, pitch_um) if tile_um is None else tile_um) / pitch_um))
-        step = pitch_um / um
+        step = min(pitch_um / um, 2 * max(slide.size))  # no point is left then; it may be endless
         (x, y) = (np.arange(step / 2, length, step) for length in slide.size)
         column, row = (axis.ravel() for axis in np.meshgrid(np.arange(len(x)), np.arange(len(y))))
         points = np.stack([x[column], y[row]], axis=1)

@@ -98,8 +98,8 @@ def grid(section: AnnData, pitch_um: float, *, clip: bool = True) -> AnnData:
     """
     _check_pitch(section, pitch_um)
     um = sections.um_per_px(section)
-    step = pitch_um / um
     width, height = sections.image_size(section)
+    step = min(pitch_um / um, 2 * max(width, height))  # no point is left then; it may be endless
     x, y = np.arange(step / 2, width, step), np.arange(step / 2, height, step)
     col, row = np.meshgrid(np.arange(len(x)), np.arange(len(y)))
     points = np.stack([x[col.ravel()], y[row.ravel()]], axis=1)

@@ -1,16 +1,18 @@
 """Ways to damage a section that was written in one of the layouts.
 
-
 `Templates` writes each layout once, copies it for each case, and damages the copy.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
+import traceback
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +25,7 @@ from layouts import Written
 from PIL import Image
 
 Damage = Callable[[Path, Written], "Written | None"]
+LOCKED = r"\([^)]*\) may not be read: permission denied"  # after the name of a file
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,53 @@ class Templates:
         return written
 
 
+# --- Permissions ----------------------------------------------------------------------------
+
+
+def where_permissions_hold(folder: Path, work: Callable[[], None]) -> None:
+    """Call a function; give back afterwards what `forbid` has taken away below a folder.
+
+    No permission stops root: it calls the function in a process that has given up its privileges.
+    """
+    locked = [path for path in folder.rglob("*") if not path.lstat().st_mode & 0o777]
+    try:
+        work() if not locked or os.geteuid() else _without_privileges(work)
+    finally:
+        for path in locked:
+            path.chmod(0o700)
+
+
+def _without_privileges(work: Callable[[], None]) -> None:
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe(duplex=False)
+
+    def child() -> None:
+        try:
+            head = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of Linux's capabilities
+            assert ctypes.CDLL(None).capset(head, (ctypes.c_uint32 * 6)()) == 0  # none of them
+            work()
+            there.send("")
+        except BaseException:
+            there.send(traceback.format_exc())
+
+    process = fork.Process(target=child)
+    process.start()
+    there.close()
+    problem = here.recv()
+    process.join()
+    assert not problem, problem
+
+
 # --- Ways to damage -------------------------------------------------------------------------
+
+
+def forbid(name: str) -> Damage:
+    """Take all permissions of a file or folder away."""
+
+    def step(folder: Path, written: Written) -> None:
+        (folder / name).chmod(0)
+
+    return step
 
 
 def cut(name: str, share: float = 0.5) -> Damage:

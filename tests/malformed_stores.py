@@ -5,7 +5,21 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
-from damage import Case, adata, cut, dataset, drop, give, hdf5, parts, put, say, uns
+from damage import (
+    LOCKED,
+    Case,
+    adata,
+    cut,
+    dataset,
+    drop,
+    forbid,
+    give,
+    hdf5,
+    parts,
+    put,
+    say,
+    uns,
+)
 
 
 def stores() -> list[Case]:
@@ -251,6 +265,21 @@ def stores() -> list[Case]:
             "own store with spots wider than their pitch",
             "wrong scale",
             say(spot_diameter_um=150.0),
+            layout="own-spatialdata",
+        ),
+        old("h5ad that may not be read", f"{file} {LOCKED}", forbid(file)),
+        hest("HEST that may not be read", f"S1.h5ad {LOCKED}", forbid("hest/st/S1.h5ad")),
+        hest("HEST's slide that may not be read", f"S1.tif {LOCKED}", forbid("hest/wsis/S1.tif")),
+        zarr("store that may not be read", f"S1.zarr {LOCKED}", forbid("S1.zarr")),
+        zarr(
+            "store whose counts may not be read",
+            f"S1.zarr.* {LOCKED}",
+            forbid("S1.zarr/tables/S1/X/data/zarr.json"),
+        ),
+        zarr(
+            "store whose image may not be read",
+            f"S1.zarr.* {LOCKED}",
+            forbid("S1.zarr/images/S1_image/s0"),
             layout="own-spatialdata",
         ),
         zarr(

@@ -6,11 +6,13 @@ import gzip
 
 import pandas as pd
 from damage import (
+    LOCKED,
     Case,
     cut,
     drop,
     escaping_zip,
     field,
+    forbid,
     give,
     grey,
     image,
@@ -181,6 +183,9 @@ def tables() -> list[Case]:
         case("a selection of words", "neither 0 nor 1", field(PLACES, 2, "selected", "maybe")),
         case("a PNG cut short", "cut short", cut(PNG)),
         case("a greyscale PNG", "greyscale", image(PNG, grey)),
+        case("counts that may not be read", f"{COUNTS} {LOCKED}", forbid(COUNTS)),
+        case("places that may not be read", f"{PLACES} {LOCKED}", forbid(PLACES)),
+        case("a PNG that may not be read", f"{PNG} {LOCKED}", forbid(PNG)),
         case("a PNG with transparent pixels", "transparent", image(PNG, see_through)),
         case(
             "a table with Windows line ends", None, text(COUNTS, lambda t: t.replace("\n", "\r\n"))

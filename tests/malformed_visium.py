@@ -7,11 +7,13 @@ import gzip
 import numpy as np
 import pandas as pd
 from damage import (
+    LOCKED,
     Case,
     cut,
     dataset,
     drop,
     field,
+    forbid,
     give,
     grey,
     hdf5,
@@ -238,6 +240,12 @@ def visium() -> list[Case]:
             put("S1", b"x"),
             say(layout="visium"),
         ),
+        case("h5 that may not be read", f"{H5} {LOCKED}", forbid(H5)),
+        case("positions that may not be read", f"{POSITIONS} {LOCKED}", forbid(POSITIONS)),
+        case("scale factors that may not be read", f"{FACTORS} {LOCKED}", forbid(FACTORS)),
+        case("image that may not be read", f"{TIF} {LOCKED}", forbid(TIF)),
+        case("a folder that may not be read", f"S1 {LOCKED}", forbid("S1")),
+        case("a folder of positions that may not be read", f"{SPATIAL} {LOCKED}", forbid(SPATIAL)),
     ]
 
 
@@ -297,6 +305,8 @@ def matrices() -> list[Case]:
             "binary|could not be read",
             put(f"{MTX}/barcodes.tsv.gz", b"\x1f\x8b\0\0"),
         ),
+        case("mtx that may not be read", f"matrix.mtx.gz {LOCKED}", forbid(f"{MTX}/matrix.mtx.gz")),
+        case("a folder of counts that may not be read", f"{MTX} {LOCKED}", forbid(MTX)),
     ]
 
 
@@ -379,6 +389,18 @@ def others() -> list[Case]:
             "visium-hd",
             (drop(f"{inner}/spatial/scalefactors_json.json"), say(image=None)),
             "scale factors\\) does not exist",
+        ),
+        Case(
+            "bins with parquet that may not be read",
+            "visium-hd",
+            (forbid(f"{inner}/spatial/tissue_positions.parquet"),),
+            f"tissue_positions.parquet {LOCKED}",
+        ),
+        Case(
+            "GEO's counts that may not be read",
+            geo,
+            (forbid(f"{prefix}matrix.mtx.gz"),),
+            f"matrix.mtx.gz {LOCKED}",
         ),
         Case("bins of half a micrometre", "visium-hd", (say(bin_um=0.5),), "no bins of 0.5"),
         Case(

@@ -220,16 +220,6 @@ def test_a_whole_slide_becomes_domains(layout, here, model):
     np.testing.assert_allclose(made.X, whole.X, atol=1e-3)
 
 
-def test_a_whole_slide_is_refused_in_words(here, model):
-    assert "micrometres" in run("slide", model, "P2-1.png", "--out", "s.zarr", code=1).err
-    assert "no slide" in run("slide", model, "none.tif", "--out", "s.zarr", code=1).err
-    assert "writes .zarr" in run("slide", model, "P2-1.png", "--out", "s.h5ad", code=1).err
-    assert (
-        "unknown" in run("slide", model, "P2-1.png", "--out", "s.zarr", "--layout", "x", code=2).err
-    )
-    assert not list(here.glob("s.*"))
-
-
 @pytest.mark.parametrize("method", ["knn", "histosge", "mean_colour", "colour"])
 def test_methods_that_predict_no_whole_slide_are_refused_in_words(method, here):
     run("train", *ALL[:2], "--out", "m", "-m", method, *SMALL)
@@ -388,14 +378,6 @@ def test_audit_finds_the_donor_on_both_sides(here):
     assert "batch-corrected truth" in done
     assert (pd.read_csv("a.csv")["found"] == "yes").any()
     assert "truth is 'no'" in run("audit", *ALL, "--truth", "no", code=1).err
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"folds": []}', '{"folds": [{"test": ["X"]}]}'])
-def test_a_damaged_contest_is_named(text, here):
-    (here / "ev").mkdir()
-    (here / "ev/record.json").write_text(text)
-    assert run("audit", *ALL[:2], "--contest", "ev", code=1).err.startswith("Error: ")
-    assert run("audit", *ALL[:2], "--contest", "nothing", code=1).err.startswith("Error: ")
 
 
 # -- data -------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ LINES = sorted(
 def parsed(line: str):
     """The context of a command line that was parsed and not run."""
     group = typer.main.get_command(cli.app)
-    _, name, *rest = shlex.split(line)
+    _, name, *rest = shlex.split(line, comments=True)
     root = group.make_context("heclip-lite", [name, *rest])
     return group.commands[name].make_context(name, rest, parent=root)
 
@@ -55,10 +55,11 @@ def test_every_line_that_is_shown_parses(line, tmp_path, monkeypatch):
         assert given["epochs"] == (5 if "--epochs" in line else 60)
 
 
-def test_every_command_is_shown():
-    page = (ROOT / "book/command_line.md").read_text(encoding="utf-8")
-    shown = {line.split()[1] for kind, body in FENCE.findall(page) for line in body.splitlines()
-             if kind == "sh" and line.startswith("heclip-lite ")}  # fmt: skip
+@pytest.mark.parametrize("places", [["book/command_line.md"], ["README.md", "notebooks/*.ipynb"]])
+def test_every_command_is_shown(places):
+    """On its own page, and where a reader begins: in the README or a chapter."""
+    texts = [path.read_text(encoding="utf-8") for place in places for path in ROOT.glob(place)]
+    shown = {name for text in texts for name in re.findall(r"^\W*heclip-lite (\w+) ", text, re.M)}
     assert shown == set(typer.main.get_command(cli.app).commands)
 
 

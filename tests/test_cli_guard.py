@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
+from pathlib import Path
 
 import anndata
+import damage
 import layouts
+import malformed_commands
 import pytest
 from cli_tools import SMALL, contents, run, write
 from malformed import CASES, Templates
@@ -54,6 +59,10 @@ def _flags(options: dict) -> list[str]:
 def test_every_malformed_input_ends_in_a_message(case, templates, tmp_path, monkeypatch):
     given = templates.make(case, tmp_path / "in")
     monkeypatch.chdir(tmp_path)
+    damage.where_permissions_hold(tmp_path, lambda: checked(case, given))
+
+
+def checked(case, given):
     outputs = ["--picture", "out/look.png", "--save", "out/section.h5ad"]
     code = 0 if case.says is None else 1
     done = run("check", given.path, *_flags(given.options), *outputs, "--json", code=code)
@@ -61,31 +70,34 @@ def test_every_malformed_input_ends_in_a_message(case, templates, tmp_path, monk
     assert about["usable"] is (case.says is None)
     if case.says is not None:
         assert re.search(case.says, about["problem"], re.IGNORECASE), about["problem"]
-        assert not (tmp_path / "out").exists(), "nothing is half-written"
+        assert not Path("out").exists(), "nothing is half-written"
 
 
-def test_a_section_that_cannot_be_used_stops_every_command(here):
-    (here / "bad.h5ad").write_text("text")
-    run("train", "P1-1.h5ad", "--out", "model", "-m", "mean")
-    for arguments in (
-        ["train", "bad.h5ad", "--out", "x"],
-        ["evaluate", "P1-1.h5ad", "bad.h5ad", "--out", "x"],
-        ["audit", "P1-1.h5ad", "bad.h5ad"],
-        ["domains", "bad.h5ad", "-n", "2", "--out", "x.csv"],
-        ["predict", "model", "bad.h5ad", "--out", "x.h5ad"],
-        ["superres", "model", "bad.h5ad", "--out", "x.zarr"],
-        ["predict", "bad.h5ad", "P1-1.h5ad", "--out", "x.h5ad"],
-        ["predict", "model", "--image", "bad.h5ad", "--um-per-px", "1", "--out", "x.h5ad"],
-        ["predict", "model", "--image", "none.png", "--um-per-px", "1", "--out", "x.h5ad"],
-        ["evaluate", "P1-1.h5ad", "--out", "x"],
-        ["evaluate", "P1-1.h5ad", "P1-1.h5ad", "--out", "x"],
-        ["train", "P1-1.h5ad", "--out", "x", "--device", "abacus"],
-        ["train", "P1-1.h5ad", "--out", "x", "--encoder", "resnet_of_nobody"],
-        ["train", "P1-1.h5ad", "--out", "x", "--weights", "none.safetensors"],
-    ):
-        done = run(*arguments, code=1)
-        assert done.out == "" and done.err.splitlines()[-1]
-        assert not list(here.glob("x*")) and not list(here.glob(".*")), arguments
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workplace")
+    malformed_commands.workplace(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "wrong", malformed_commands.COMMANDS, ids=lambda wrong: f"{wrong.line}: {wrong.says}"
+)
+def test_every_command_says_what_is_wrong(wrong, workplace, tmp_path, monkeypatch):
+    stores = [path.name for path in workplace.glob("*.zarr") if path.name not in wrong.line]
+    ignored = shutil.ignore_patterns(*stores)  # of many files
+    shutil.copytree(workplace, tmp_path, ignore=ignored, dirs_exist_ok=True)
+    for step in wrong.damage:
+        step(tmp_path, None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HECLIP_LITE_DATA", "data")
+    before = sorted(tmp_path.rglob("*")), contents(tmp_path)
+    command, *rest = shlex.split(wrong.line)
+    done = run(command, *rest, code=wrong.code)
+    assert re.search(wrong.says, done.out + done.err), done.err
+    assert "--debug" not in done.err, "it is the input's fault and not ours"
+    assert command == "data" or not done.out
+    assert (sorted(tmp_path.rglob("*")), contents(tmp_path)) == before
 
 
 # -- outputs ----------------------------------------------------------------------------------

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
 
 import anndata
 import layouts
+import numpy as np
+import pandas as pd
 import pytest
 from cli_tools import SMALL, command, contents, environment, run, start, write
 
-from heclip_lite import readers, sections
+from heclip_lite import readers, saved, sections
 
 pytestmark = pytest.mark.slow
 ALL = ["P1-1.h5ad", "P1-2.h5ad", "P2-1.h5ad", "P2-2.h5ad"]
@@ -30,8 +33,11 @@ def test_every_command_once(folder, monkeypatch):
     say = {"cwd": folder}
     assert "heclip-lite" in start("--version", **say).out
     assert json.loads(start("check", ALL[0], "--json", **say).out)["usable"]
-    start("train", *ALL[:2], "--out", "model", *SMALL, **say)
-    start("predict", "model", ALL[2], "--out", "p.zarr", **say)
+    done = start("train", *ALL[:2], "--out", "model", *SMALL, "--json", **say)
+    assert json.loads(done.out)["epochs"] == 2
+    assert re.search(r"\d%\|.*\d/\d", done.err), "progress is shown, but not among the results"
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert not start("predict", "model", ALL[2], "--out", "p.zarr", **say).err
     start("superres", "model", ALL[2], "--out", "d.h5ad", **say)
     start("domains", "d.h5ad", "-n", "3", "--out", "domains.csv", **say)
     start("evaluate", *ALL, "-m", "ridge", *SMALL, "--out", "contest", **say)
@@ -45,27 +51,45 @@ def test_every_command_once(folder, monkeypatch):
 
 @pytest.mark.parametrize("layout", layouts.WRITERS)
 def test_every_layout_goes_all_the_way(layout, tmp_path, monkeypatch):
+    """As its files are: commands are told of each only what it does not say itself."""
     monkeypatch.chdir(tmp_path)
-    places = []
+    drawn, raw = [], []
     for number, name in enumerate(("S1", "S2")):
         section = layouts.drawn_section(layouts.LATTICES.get(layout, "hex"), name=name, seed=number)
         given = layouts.WRITERS[layout](section, tmp_path / f"in-{name}")
-        flags = [f"--{k.replace('_', '-')}={v}" for k, v in given.options.items() if v is not None]
-        if "donor" in given.options:  # a writer names the donor of both sections alike
-            flags = [flag for flag in flags if not flag.startswith("--donor")]
-        flags.append(f"--donor=D{number}")
-        for ending in ("h5ad", "zarr"):
-            run("check", given.path, *flags, "--save", f"{name}.{ending}")
-        places.append(f"{name}.h5ad")
-        again = [readers.read_section(f"{name}.{ending}") for ending in ("h5ad", "zarr")]
-        assert (again[0].X != again[1].X).nnz == 0
-        assert sections.donor_of(again[0]) == f"D{number}"
-    small = ["--scales", "16", "--scales", "8", "--members", "1", "--epochs", "1"]
-    run("train", places[0], "--out", "model", "-m", "ridge", *small)
-    run("predict", "model", "S2.zarr", "--out", "p.h5ad")
-    assert anndata.read_h5ad("p.h5ad").n_obs == again[0].n_obs
-    run("domains", places[1], "-n", "2", "--out", "d.zarr")
-    run("evaluate", *places, "-m", "ridge", *small, "--no-controls", "--out", "ev")
+        options = given.options | {"donor": f"D{number}", "name": name}
+        drawn.append(section)
+        raw.append((given.path, [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]))
+    (one, of_one), (two, of_two) = raw
+    for ending in ("h5ad", "zarr"):
+        run("check", two, *of_two, "--save", f"S2.{ending}")
+        found = readers.read_section(f"S2.{ending}")
+        assert (sections.name_of(found), sections.donor_of(found)) == ("S2", "D1")
+        counts = found[:, list(drawn[1].var_names)].X
+        assert counts.sum() == drawn[1].X.sum() and counts.shape == drawn[1].shape
+
+    small = ["-m", "ridge", "--scales", "16", "--components", "4"]
+    run("train", one, *of_one, "--out", "model", *small)
+    run("predict", "model", two, *of_two, "--out", "p.h5ad")
+    made = anndata.read_h5ad("p.h5ad")
+    assert list(made.obs_names) == list(found.obs_names)
+    assert set(made.var_names) == set(saved.load("model").method.genes) <= set(found.var_names)
+    assert np.isfinite(made.X).all() and made.X.std(axis=0).max() > 0
+    measured = found[:, list(made.var_names)].X
+    assert (made.layers["counts"] != measured).nnz == 0
+
+    run("domains", two, *of_two, "-n", "2", "--out", "d.csv")
+    table = pd.read_csv("d.csv", index_col="spot")
+    assert list(table.columns) == ["section", "domain", "x", "y"]
+    assert set(table["domain"]) == {1, 2} and set(table["section"]) == {"S2"}
+    np.testing.assert_allclose(table.loc[found.obs_names, ["x", "y"]], found.obsm["spatial"])
+
+    run("evaluate", one, two, *of_one, *of_two, *small, "--no-controls", "--out", "ev")
+    scores = pd.read_csv("ev/table.csv")
+    assert set(scores["method"]) == {"ridge"} and set(scores["split"]) == {"donor"}
+    assert set(scores.loc[scores["scope"] == "per_section", "n_spots"]) == {found.n_obs}
+    assert scores["fold"].nunique() >= 2
+    assert scores.loc[scores["metric"] == "rmse", "value"].between(0, 10).all()
 
 
 def kill(arguments: list[str], cwd, ready, code: int) -> None:

@@ -174,10 +174,14 @@ def test_predictions_are_layers_or_tables(section, tmp_path, kind):
     other = same[["GENE3", "GENE1"]].rename(columns={"GENE1": "NEW"})
     path = tmp_path / f"s.{kind}"
     write = export.to_h5ad if kind == "h5ad" else export.write_spatialdata
-    write(section, path, predictions={"heclip": shuffled, "panel": other})
+    fewer = same[["GENE3", "GENE1"]]
+    write(section, path, predictions={"heclip": shuffled, "panel": other, "fewer": fewer})
     found = readers.read_section(path)
     np.testing.assert_array_equal(found.layers["heclip"], values)
-    pd.testing.assert_frame_equal(found.obsm["panel"], other, check_names=False)
+    for name, table in {"panel": other, "fewer": fewer}.items():
+        pd.testing.assert_frame_equal(found.obsm[name], table, check_names=False)
+    restricted = export.with_predictions(section[:, list(fewer.columns)], fewer)
+    np.testing.assert_array_equal(restricted.layers["predicted"], fewer)
     assert "heclip" not in section.layers  # the caller's section is left alone
     assert_equal(found, section)
 

@@ -11,7 +11,7 @@ import layouts
 import pytest
 import torch
 
-from heclip_lite import config, encoders, networks
+from heclip_lite import config, encoders, networks, readers, readers_visium
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "book" / "migration.md").read_text(encoding="utf-8")
@@ -30,6 +30,22 @@ def test_their_series_becomes_sections(small_sections, tmp_path, monkeypatch):
     assert {s.obs["donor"].iloc[0] for s in found["sections"]} == {"C73"}
     assert [s.n_obs for s in found["sections"]] == [s.n_obs for s in small_sections]
     assert len(found["report"]) == 4
+
+
+def test_their_own_folders_become_sections(tmp_path):
+    section = layouts.drawn_section()
+    data = layouts.bleep(section, tmp_path).path / "data"
+    for number in ("2", "3", "4"):
+        (data / readers_visium.BLEEP_COUNTS / number).mkdir()
+    folders = {readers_visium.BLEEP_COUNTS, readers_visium.BLEEP_POSITIONS}
+    row = next(line for line in PAGE.splitlines() if all(name in line for name in folders))
+    assert folders <= {path.name for path in data.iterdir()}
+    (name,) = re.findall(r'name="(\w+)"', row)
+    found = readers.read_section(data.parent, name=name)
+    assert found.shape == section.shape and found.obs["donor"].iloc[0] == "C73"
+    for other in re.findall(r"`(C73_\w+)`", row):
+        with pytest.raises(FileNotFoundError, match=r"matrix.mtx"):  # theirs is empty here
+            readers.read_section(data.parent, name=other)
 
 
 def test_their_checkpoint_becomes_a_network(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from heclip_lite import images, readers, readers_images, sections
+from heclip_lite import gene_ids, images, readers, readers_images, sections
 from heclip_lite.tissue import synthetic_sections
 
 EVERY = {**layouts.WRITERS, **layouts.VARIANTS}
@@ -220,6 +220,21 @@ def test_genes_named_na_and_nan_are_genes(plain, tmp_path):
     assert {"NA", "null"} <= set(read(written).var_names)
 
 
+@pytest.mark.parametrize("form", ["{symbol}", "{id}", "{id}.13"])
+def test_tables_name_genes_by_symbols_or_ids(form, plain, tmp_path):
+    """Names stay as the table has them; ids find the symbols of a section that knows both."""
+    both = zip(plain.var_names, layouts.ensembl(plain.var_names), strict=True)
+    named = plain.copy()
+    named.var_names = [form.format(symbol=symbol, id=one) for symbol, one in both]
+    found = read(layouts.tables(named, tmp_path))
+    assert_same(found, named)
+    other = read(layouts.visium(layouts.drawn_section(name="S2", seed=1), tmp_path))
+    (made, _), report = gene_ids.match_genes([found, other])
+    assert list(made.var_names) == list(plain.var_names)
+    np.testing.assert_array_equal(made.X.toarray(), found.X.toarray())
+    assert report["names"].tolist() == ["symbols" if form == "{symbol}" else "ids", "symbols"]
+
+
 @pytest.mark.real_data
 def test_legacy_st_as_published_equals_our_own_reader(her2st_dir):
     """Spots named by array coordinates, counts packed, positions with a selection column."""
@@ -296,29 +311,6 @@ def test_a_folder_of_something_else_is_described(tmp_path):
     said = str(caught.value)
     assert "holiday.jpg, notes.docx" in said
     assert all(f"{layout}: {what}" in said for layout, what in readers.LAYOUTS.items())
-
-
-@pytest.mark.parametrize("name", ["visium", "h5ad", "tables", "hest"])
-def test_files_that_may_not_be_read(name, plain, tmp_path, monkeypatch):
-    """As root nothing is forbidden, so that the system's answer is played."""
-    import builtins
-
-    import h5py
-
-    written = EVERY[name](plain, tmp_path)
-
-    def forbidden(function):
-        def call(file, *arguments, **options):
-            if str(file).startswith(str(tmp_path)):
-                raise PermissionError(13, "Permission denied", str(file))
-            return function(file, *arguments, **options)
-
-        return call
-
-    monkeypatch.setattr(builtins, "open", forbidden(open))
-    monkeypatch.setattr(h5py, "File", forbidden(h5py.File))
-    with pytest.raises(PermissionError, match=r"may not be read: permission denied\. Ask for it"):
-        read(written)
 
 
 def test_orientation_can_be_a_warning(plain, tmp_path):
