@@ -8,7 +8,7 @@ Whatever is heavy is imported inside the commands, so that ``--help`` comes at o
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ from heclip_lite.cli_domains import domains
 from heclip_lite.cli_judge import audit, evaluate
 from heclip_lite.cli_predict import predict, superres
 from heclip_lite.cli_slide import slide
-from heclip_lite.cli_support import PROGRAM, command, note_arguments
+from heclip_lite.cli_support import PROGRAM, blotted_streams, command, note_arguments
 from heclip_lite.cli_train import train
 
 EXAMPLES = {
@@ -46,7 +46,11 @@ def _version(value: bool) -> None:
 
 
 class _Commands(typer.core.TyperGroup):
-    """Remembers what was typed, for the records of results."""
+    """Remembers what was typed, for the records of results, and shows no token."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with blotted_streams():
+            return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         note_arguments(list(args))

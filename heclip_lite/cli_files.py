@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 _MARKED = (".h5ad", ".zarr")  # say themselves who wrote them; pictures and tables cannot
 
@@ -21,6 +20,8 @@ def check_output(
     mark: str | None = None,
 ) -> Path:
     """Make sure that a result can be written, before anything is computed.
+
+    What a killed run was about to write there is brought to an end first.
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ def check_output(
         If nothing can be written there.
     """
     path = Path(path)
+    recover(path, mark)
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(
             f"{path} ends in {path.suffix or 'nothing'}; this command writes {', '.join(suffixes)}."
@@ -105,39 +107,71 @@ def _is_ours(path: Path) -> bool:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path` that takes its place when the block ends well."""
+    """Yield the name of a folder to be made, which takes its place when the block ends well."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
-    old = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.old")
-    try:
+    with _aside(path) as aside:
+        temporary = aside / f"new{path.suffix}"
         yield temporary
         if path.exists():
-            os.replace(path, old)
+            os.replace(path, aside / _OLD)
         os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not path.exists():
-            os.replace(old, path)  # the new one did not come: the earlier result stays
-        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def files_into(path: Path, last: str) -> Iterator[Path]:
-    """Yield a folder beside `path`, whose files move there when the block ends well.
+    """Yield a folder whose files move to `path` when the block ends well.
 
     Other things in `path` stay. The file `last`, by which `path` is known as a result, is taken
     away before the others change, and comes back last.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.new")
-    temporary.mkdir()
-    try:
+    with _aside(path, last) as aside:
+        temporary = aside / "new"
+        temporary.mkdir()
         yield temporary
-        path.mkdir(exist_ok=True)
+        os.replace(temporary, aside / _READY)
         (path / last).unlink(missing_ok=True)
-        for made in sorted(temporary.iterdir(), key=lambda made: made.name == last):
+
+
+_OLD = "old"  # the earlier result, from when it was moved until the new one has its name
+_READY = "ready"  # files that are complete and on their way
+
+
+def recover(path: Path, last: str | None = None) -> None:
+    """Bring to an end what a killed run left beside `path` when it was about to write there."""
+    if _beside(path).is_dir():
+        with _aside(path, last):
+            pass
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
+
+
+@contextmanager
+def _aside(path: Path, last: str | None = None) -> Iterator[Path]:
+    """A hidden folder beside `path`, of this process alone, that is gone at the end."""
+    from heclip_lite import store
+
+    aside = _beside(path)
+    with store.alone_in(aside):
+        _settle(aside, path, last)  # what a killed run left
+        try:
+            with store.told_of(path, aside):
+                yield aside
+        finally:
+            _settle(aside, path, last)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _settle(aside: Path, path: Path, last: str | None) -> None:
+    """Give `path` back what is missing there, and leave nothing aside."""
+    if (aside / _OLD).exists() and not path.exists():
+        os.replace(aside / _OLD, path)
+    if last is not None and (aside / _READY).exists() and not (path / last).exists():
+        path.mkdir(exist_ok=True)
+        for made in sorted((aside / _READY).iterdir(), key=lambda made: made.name == last):
             os.replace(made, path / made.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    for left in aside.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)

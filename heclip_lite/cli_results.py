@@ -48,7 +48,7 @@ def write_section(
     made_by
         How it was made, kept as JSON text in ``uns["heclip_lite_run"]`` (of a store: of its table).
     """
-    from heclip_lite import export, store
+    from heclip_lite import export
     from heclip_lite.contract import note_image_size
 
     written = section.copy()
@@ -57,8 +57,7 @@ def write_section(
         note_image_size(written)
         written.uns[export.MADE_BY] = json.dumps(plain(made_by), sort_keys=True)
     if path.suffix.lower() == ".h5ad":
-        with store.atomic_path(path) as temporary:
-            written.write_h5ad(temporary, compression="gzip")
+        export.save_h5ad(written, path)
         return
     data = export.to_spatialdata(written, image="full" if made_by is None else "hires")
     with atomic_folder(path) as temporary:
@@ -105,17 +104,18 @@ def _of_zarr(path: Path) -> AnnData | None:
     import zarr
 
     from heclip_lite.export import MADE_BY
-    from heclip_lite.readers_files import InputError
+    from heclip_lite.readers_files import InputError, no_pickles
 
-    store = zarr.open_group(path, mode="r")
-    tables = [table for _, table in store["tables"].groups()] if "tables" in store else [store]
-    if len(tables) != 1 or f"uns/{MADE_BY}" not in tables[0]:
-        return None
-    if tables[0] is store:
-        values = store["X"]
-        if values.nchunks_initialized < values.nchunks:  # zarr reads what is lost as zeros
-            raise InputError(f"{path} is damaged: parts of its values are lost. Predict again.")
-        return anndata.io.read_elem(store)
+    with no_pickles():
+        store = zarr.open_group(path, mode="r")
+        tables = [table for _, table in store["tables"].groups()] if "tables" in store else [store]
+        if len(tables) != 1 or f"uns/{MADE_BY}" not in tables[0]:
+            return None
+        if tables[0] is store:
+            values = store["X"]
+            if values.nchunks_initialized < values.nchunks:  # zarr reads what is lost as zeros
+                raise InputError(f"{path} is damaged: parts of its values are lost. Predict again.")
+            return anndata.io.read_elem(store)
     from heclip_lite.readers_spatialdata import read_points
 
     return read_points(path)

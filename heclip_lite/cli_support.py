@@ -11,24 +11,24 @@ import contextlib
 import inspect
 import json
 import math
-import os
 import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from heclip_lite.cli_config import config_callback
+from heclip_lite.tokens import without_tokens
 
 PROGRAM = "heclip-lite"
 FINE, USER_ERROR, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 # What a user can mend: bad input, a missing file, no permission, a full disk, no network.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
-_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 Config = Annotated[
     Path | None,
@@ -103,9 +103,9 @@ def command(app: typer.Typer, *, example: str) -> Callable:
                     given[name] = kind.from_options(ctx, **own)
                 with contextlib.redirect_stdout(sys.stderr):  # results only on stdout
                     report = function(**given)
-            shown = plain(report.values)
-            text = json.dumps(shown, indent=2, allow_nan=False) if as_json else None
-            print(text if as_json else "\n".join(report.lines), flush=True)
+                shown = plain(report.values)
+                text = json.dumps(shown, indent=2, allow_nan=False) if as_json else None
+                print(text if as_json else "\n".join(report.lines), flush=True)
             if not report.fine:
                 raise typer.Exit(USER_ERROR)
 
@@ -150,19 +150,19 @@ def reported_errors(debug: bool) -> Iterator[None]:
         except KeyboardInterrupt:
             say("Interrupted. What was finished is kept: the same command goes on from there.")
             raise typer.Exit(INTERRUPTED) from None
-        except (*USER_ERRORS, ImportError) as error:
-            if _is_usage(error) or debug:
-                raise
-            say(f"Error: {message_of(error)}")
-            raise typer.Exit(USER_ERROR) from None
         except Exception as error:
-            if _is_usage(error) or debug:
+            if _is_usage(error):
                 raise
-            say(
-                f"Error: {type(error).__name__}: {message_of(error)}\n"
-                "This is probably a fault of heclip-lite and not of your input. "
-                "Run the command again with --debug, and report what it shows."
-            )
+            if debug:
+                say(traceback.format_exc())
+            elif isinstance(error, (*USER_ERRORS, ImportError)):
+                say(f"Error: {message_of(error)}")
+            else:
+                say(
+                    f"Error: {type(error).__name__}: {message_of(error)}\n"
+                    "This is probably a fault of heclip-lite and not of your input. "
+                    "Run the command again with --debug, and report what it shows."
+                )
             raise typer.Exit(USER_ERROR) from None
 
 
@@ -172,26 +172,42 @@ def _is_usage(error: BaseException) -> bool:
 
 
 def message_of(error: BaseException) -> str:
-    """What an error says, in a user's words and without any secret."""
+    """What an error says, in a user's words."""
     text = str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        about = "" if error.filename is None else f"{error.filename}: "
+        text = f"{about}{error.strerror}"
     if isinstance(error, MemoryError):
         text = f"The memory of this machine is not enough ({error}). Give less at once."
-    return without_secrets(text or type(error).__name__)
+    return text or type(error).__name__
 
 
-def without_secrets(text: str) -> str:
-    """A text with every token of the environment blotted out."""
-    for name in _TOKENS:
-        if os.environ.get(name):
-            text = text.replace(os.environ[name], "***")
-    return text
+class _Blotted:
+    """A stream that shows no token of the environment, whoever writes to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(without_tokens(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def blotted_streams() -> Iterator[None]:
+    """Show no token on stdout and stderr: not in results, messages, warnings or tracebacks."""
+    with (
+        contextlib.redirect_stdout(_Blotted(sys.stdout)),
+        contextlib.redirect_stderr(_Blotted(sys.stderr)),
+    ):
+        yield
 
 
 def say(text: str) -> None:
     """A message for people, on stderr."""
-    print(without_secrets(text), file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
@@ -236,7 +252,7 @@ def table_lines(table: Any) -> list[str]:
 
 def command_line() -> str:
     """What was typed, for records; without secrets and without the program's folder."""
-    return without_secrets(shlex.join([PROGRAM, *_ARGUMENTS]))
+    return without_tokens(shlex.join([PROGRAM, *_ARGUMENTS]))
 
 
 _ARGUMENTS: list[str] = []

@@ -194,13 +194,18 @@ def _claim(out: Path, method: Method, read: list[AnnData], overwrite: bool) -> N
                 "folder, or add --overwrite to start anew."
             )
         shutil.rmtree(path.parent)
-    store.write_json(path, run)
+    try:
+        store.write_json(path, run)
+    except OSError:
+        _unclaim(out)
+        raise
 
 
 def _unclaim(out: Path) -> None:
     """Leave no folder behind where nothing was learnt yet."""
     unfinished = out / UNFINISHED
-    if [path.name for path in unfinished.iterdir()] == ["run.json"]:
+    files = {path.name for path in unfinished.rglob("*") if path.is_file()}
+    if unfinished.is_dir() and files <= {"run.json", "lock"}:
         shutil.rmtree(unfinished)
         if not any(out.iterdir()):
             out.rmdir()

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
-from heclip_lite import config, evaluation, histosge, recipes, runtime, sections, store
+from heclip_lite import config, evaluation, export, histosge, recipes, runtime, sections, store
 from heclip_lite.heclip import HECLIP
 
 
@@ -78,18 +78,22 @@ def _synthetic(seed: int) -> list[AnnData]:
 
     folder = store.cache_dir() / "synthetic" / f"{store.package_hash()}-{seed}"
     names = [*DATASETS["synthetic"].training, *DATASETS["synthetic"].test]
+    files, seal = [folder / f"{name}.h5ad" for name in names], folder / "sha256.json"
 
     def kept() -> list[AnnData]:
-        return [anndata.read_h5ad(folder / f"{name}.h5ad") for name in names]
+        return [anndata.read_h5ad(file) for file in files]
 
-    if all((folder / f"{name}.h5ad").exists() for name in names):
+    if seal.exists():
         try:
-            return kept()
-        except Exception:  # anndata and h5py raise many kinds
-            _say(f"The synthetic tissue in {folder} is damaged; it is drawn again.")
+            whole = json.loads(seal.read_text(encoding="utf-8"))
+            if whole == {file.name: store.file_hash(file) for file in files}:
+                return kept()
+        except (ValueError, OSError):
+            pass
+        _say(f"The synthetic tissue in {folder} is damaged; it is drawn again.")
     for section in synthetic_sections(seed=seed):
-        with store.atomic_path(folder / f"{sections.name_of(section)}.h5ad") as temporary:
-            section.write_h5ad(temporary)
+        export.save_h5ad(section, folder / f"{sections.name_of(section)}.h5ad")
+    store.write_json(seal, {file.name: store.file_hash(file) for file in files})
     return kept()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from heclip_lite.store import DATA_VARIABLE, data_dir, file_hash
+from heclip_lite.store import DATA_VARIABLE, FULL, data_dir, file_hash, told_of
 
 
 class MissingFile(FileNotFoundError, ValueError):
@@ -38,6 +38,8 @@ def fetch(
         If a file that is there has another hash than the registry says. It is left alone.
     FileNotFoundError
         If a file is not there and cannot be fetched.
+    OSError
+        If the disk is full.
     """
     folder = data_dir() / dataset
     missing = []
@@ -64,8 +66,11 @@ def _download(
     source = pooch.create(folder, base_url=address, registry=dict(registry), retry_if_failed=1)
     for done, name in enumerate(names):
         try:
-            source.fetch(name, downloader=pooch.HTTPDownloader(progressbar=True))
+            with told_of(folder / name, folder):
+                source.fetch(name, downloader=pooch.HTTPDownloader(progressbar=True))
         except (OSError, ValueError) as error:  # no network, no permission, or a wrong hash
+            if getattr(error, "errno", None) in FULL:
+                raise
             raise MissingFile(
                 f"{dataset}: {name} could not be fetched ({error}).\n"
                 f"{len(names) - done} file(s) are missing. "

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from heclip_lite import config, patches, pathology, registration, runtime, sections, stain, store
 from heclip_lite.codehash import code_hash
+from heclip_lite.tokens import without_tokens
 
 TILE, HALO = 1024, 128  # pixels of a map computed at once, and of overlap around them
 POINTS, CHANNELS = 256, 32  # points and channels pooled at once: bounds memory
@@ -39,11 +40,12 @@ def _create(settings: config.Encoder) -> nn.Module:
         try:
             return timm.create_model(settings.name, pretrained=True, **arguments)
         except Exception as error:  # hubs raise many kinds of errors
-            reason = pathology.without_token(f"{type(error).__name__}: {error}".splitlines()[0])
-            raise RuntimeError(
-                f"The pretrained weights of {settings.name!r} could not be fetched ({reason}). "
-                "Check the network, or use weights='random' or a local safetensors file."
-            ) from error
+            reason = without_tokens(f"{type(error).__name__}: {error}").splitlines()[0]
+        # Outside of the block: a traceback would show the original, which may hold the token.
+        raise RuntimeError(
+            f"The pretrained weights of {settings.name!r} could not be fetched ({reason}). "
+            "Check the network, or use weights='random' or a local safetensors file."
+        )
     return _load_local(timm.create_model(settings.name, pretrained=False, **arguments), settings)
 
 

@@ -125,9 +125,17 @@ def to_h5ad(section: AnnData, path: str | os.PathLike, predictions: Predictions 
     sections.check_section(section, counts=_has_counts(section))
     whole = with_predictions(section, predictions)
     mark(whole)
-    with store.atomic_path(path) as temporary:
-        whole.write_h5ad(temporary, compression="gzip")
+    save_h5ad(whole, path)
     return path
+
+
+def save_h5ad(section: AnnData, path: str | os.PathLike) -> None:
+    """Write a section as it is, packed: complete, or not at all."""
+    from anndata.io import write_elem
+
+    section.strings_to_categoricals()
+    with store.atomic_hdf5(path) as file:
+        write_elem(file, "/", section, dataset_kwargs={"compression": "gzip"})
 
 
 def mark(section: AnnData) -> None:
@@ -333,8 +341,9 @@ def write_spatialdata(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.zarr")
     try:
-        made.write(temporary)
-        os.rename(temporary, path)
+        with store.told_of(path, temporary):
+            made.write(temporary)
+            os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from heclip_lite import config
+from heclip_lite.tokens import TOKEN_VARIABLES
 
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 HUB = "hf-hub:"
 
 
@@ -109,14 +109,6 @@ def patch_input(
     )
     width = SIZE * model.um_per_px if width_um is None else width_um
     return config.PatchInput(encoder, width_um=width, size=SIZE, trainable=False)
-
-
-def without_token(text: str) -> str:
-    """A message with every token of the environment blotted out."""
-    for name in TOKEN_VARIABLES:
-        if os.environ.get(name):
-            text = text.replace(os.environ[name], "***")
-    return text
 
 
 def check_token(repository: str) -> None:

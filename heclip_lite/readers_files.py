@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ _MAGIC = {
     b"%PDF": "a PDF",
 }
 csv.field_size_limit(1 << 24)
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class InputError(ValueError):
@@ -98,6 +100,43 @@ def raised_here(error: BaseException) -> bool:
     return module.partition(".")[0] == __name__.partition(".")[0]
 
 
+class Pickled(ValueError):
+    """A store whose values are pickles."""
+
+
+class _Unpickled:
+    """Stands in zarr's list of codecs where the one for pickles was."""
+
+    @classmethod
+    def from_config(cls, config: dict) -> None:
+        raise Pickled(
+            "holds pickles, which can run any code, so they are never loaded. "
+            "Write it anew with zarr's format 3."
+        )
+
+
+@contextmanager
+def no_pickles() -> Iterator[None]:
+    """Let zarr open no array of pickles, also where numcodecs is too old to refuse them itself.
+
+    Raises
+    ------
+    Pickled
+        If one is opened.
+    """
+    from numcodecs.registry import codec_registry
+
+    with _ONE_AT_A_TIME:  # the list is one for the whole process
+        before = codec_registry.get("pickle")
+        codec_registry["pickle"] = _Unpickled
+        try:
+            yield
+        finally:
+            codec_registry.pop("pickle")
+            if before is not None:
+                codec_registry["pickle"] = before
+
+
 @contextmanager
 def explained(path: str | os.PathLike, what: str, remedy: str = "Copy it again.") -> Iterator[None]:
     """Whatever a library raises inside becomes one sentence about this file.
@@ -113,6 +152,8 @@ def explained(path: str | os.PathLike, what: str, remedy: str = "Copy it again."
         yield
     except (InputError, MissingFile):
         raise
+    except Pickled as error:
+        raise InputError(f"{path} ({what}) {error}") from error
     except PermissionError as error:
         raise PermissionError(no_permission(Path(path), what)) from error
     except UnicodeDecodeError as error:

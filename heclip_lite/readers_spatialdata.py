@@ -13,7 +13,7 @@ from scipy import sparse
 from heclip_lite import contract
 from heclip_lite.export import OURS, fingerprint
 from heclip_lite.orientation import check_pitch
-from heclip_lite.readers_files import InputError, existing, explained
+from heclip_lite.readers_files import InputError, existing, explained, no_pickles
 from heclip_lite.readers_images import as_rgb, check_image_file
 from heclip_lite.readers_parts import (
     VISIUM_SPOT_UM,
@@ -36,6 +36,7 @@ def is_store(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
 
 
+@no_pickles()
 def read_spatialdata(path: Path, options: Options) -> AnnData:
     """One section of a SpatialData store; see `readers.read_section`."""
     path = existing(path, "SpatialData store", folder=True)
@@ -95,6 +96,7 @@ def _section_of(name: str, table: AnnData) -> str:
     return str(kept["section"]) if isinstance(kept, dict) and "section" in kept else name
 
 
+@no_pickles()
 def read_points(path: Path) -> AnnData:
     """Predicted points that `export.to_spatialdata` has written: their values are no counts.
 

@@ -8,7 +8,6 @@ reader must be told ``spot_pitch_um`` and ``spot_diameter_um``.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ from anndata import AnnData
 from PIL import Image
 from scipy import sparse
 
-from heclip_lite import gene_ids, sections
+from heclip_lite import gene_ids, sections, store
 
 POSITIONS = ("tissue_positions.csv", "tissue_positions_list.csv", "tissue_positions.parquet")
 IMAGE = "image.tif"  # the full-resolution image, which Space Ranger is given and does not copy
@@ -77,11 +76,12 @@ def to_spaceranger(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
     try:
-        write_10x_h5(section, temporary / "filtered_feature_bc_matrix.h5")
-        write_spatial(section, temporary / "spatial", positions=positions)
-        if image:
-            Image.fromarray(np.asarray(sections.read_image(section))).save(temporary / IMAGE)
-        os.rename(temporary, folder)
+        with store.told_of(folder, temporary):
+            write_10x_h5(section, temporary / "filtered_feature_bc_matrix.h5")
+            write_spatial(section, temporary / "spatial", positions=positions)
+            if image:
+                Image.fromarray(np.asarray(sections.read_image(section))).save(temporary / IMAGE)
+            os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -95,13 +95,9 @@ def barcodes(section: AnnData) -> list[str]:
 
 def write_10x_h5(section: AnnData, path: str | os.PathLike) -> None:
     """Counts as 10x's HDF5; ids of genes are those in ``var["gene_ids"]``, else their names."""
-    import h5py
-
-    path = Path(path)
     matrix = sparse.csr_matrix(section.X)  # spots x genes by row = genes x spots by column
     known = section.var[gene_ids.IDS] if gene_ids.IDS in section.var else section.var_names
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
+    with store.atomic_hdf5(path) as file:
         group = file.create_group("matrix")
         group["barcodes"] = _text(barcodes(section))
         group["data"] = matrix.data.astype(np.int32)
@@ -174,8 +170,8 @@ def write_small(section: AnnData, path: str | os.PathLike, scale: float) -> None
     path = Path(path)
     pixels = Image.fromarray(np.asarray(sections.read_image(section)))
     size = [max(round(side * scale), 1) for side in pixels.size]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels.resize(size, Image.Resampling.BOX).save(path)
+    with store.atomic_path(path) as temporary:
+        pixels.resize(size, Image.Resampling.BOX).save(temporary)
 
 
 def write_spatial(
@@ -203,9 +199,10 @@ def write_spatial(
     factors = scale_factors(section) if factors is None else factors
     write_small(section, folder / "tissue_hires_image.png", factors["tissue_hires_scalef"])
     write_small(section, folder / "tissue_lowres_image.png", factors["tissue_lowres_scalef"])
-    (folder / "scalefactors_json.json").write_text(json.dumps(factors), encoding="utf-8")
+    store.write_json(folder / "scalefactors_json.json", factors)
     table = position_table(section)
-    if positions.endswith(".parquet"):
-        table.to_parquet(folder / positions)
-    else:
-        table.to_csv(folder / positions, index=False, header="list" not in positions)
+    with store.atomic_path(folder / positions) as temporary:
+        if positions.endswith(".parquet"):
+            table.to_parquet(temporary)
+        else:
+            table.to_csv(temporary, index=False, header="list" not in positions)

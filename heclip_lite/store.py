@@ -6,7 +6,9 @@ so that a killed process never leaves half a result behind.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
 import platform
@@ -14,18 +16,26 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 
+from heclip_lite.tokens import without_tokens
+
+if TYPE_CHECKING:
+    import h5py
+
 DATA_VARIABLE = "HECLIP_LITE_DATA"
 CACHE_VARIABLE = "HECLIP_LITE_CACHE"
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}(\.[a-z0-9]+)?")
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SAID = re.compile(r"\(os error (\d+)\)|requested and \d+ written")  # by safetensors, NumPy
+_LOCKED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def _user_cache() -> Path:
@@ -81,16 +91,65 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 @contextmanager
+def told_of(path: Path, temporary: Path) -> Iterator[None]:
+    """Tell by its final name what could not be written to `temporary`, and what to do.
+
+    Libraries say it each in their own way, most of them without a name.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, or may not be written to.
+    """
+    try:
+        yield
+    except Exception as error:
+        about = getattr(error, "filename", None)
+        number = getattr(error, "errno", None)
+        if number is None and (said := _SAID.search(str(error))):
+            number = int(said[1] or errno.ENOSPC)
+        other = about is not None and not str(about).startswith(str(temporary))
+        if other or number not in FULL | _LOCKED:
+            raise
+        remedy = "Make room there" if number in FULL else "Make it writable"
+        text = f"{os.strerror(number)}. {remedy} or choose another place, and run the same again"
+        raise OSError(number, text, str(path)) from error
+
+
+@contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well."""
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, or may not be written to.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with told_of(path, temporary):
+            yield temporary
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that brought us here says more
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """Yield an HDF5 file; write it to `path` when the block ends well.
+
+    It is made in memory: HDF5 may notice only at the end that a disk is full, and raises nothing.
+    """
+    import h5py
+
+    made = io.BytesIO()
+    with h5py.File(made, "w") as file:
+        yield file
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(made.getbuffer())
 
 
 @contextmanager
@@ -206,7 +265,7 @@ def provenance(device: str = "cpu") -> dict:
     """What made a result: command, device, package hash and versions of what it rests on."""
     names = ["anndata", "numpy", "scanpy", "scikit-learn", "squidpy", "timm", "torch"]
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_tokens(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "device": device,
         "package_hash": package_hash(),
         "platform": f"{platform.system()} {platform.machine()}",

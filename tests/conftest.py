@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import os
@@ -256,6 +257,23 @@ def _own_cache(tmp_path_factory):
         if "HECLIP_LITE_CACHE" not in os.environ:
             patch.setenv("HECLIP_LITE_CACHE", str(folder / "cache"))
         yield
+
+
+@pytest.fixture
+def full_disk():
+    """Makes blocks in which no file of this process grows beyond some bytes, as on a full disk."""
+    import resource
+
+    @contextlib.contextmanager
+    def block(room: int = 4096):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return block
 
 
 @pytest.fixture

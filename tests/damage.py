@@ -323,6 +323,35 @@ def trap(name: str) -> Damage:
     return step
 
 
+def old_store(name: str) -> Damage:
+    """A SpatialData store written anew in zarr's format 2, as older tools write it."""
+
+    def step(folder: Path, written: Written) -> None:
+        import spatialdata
+        from spatialdata._io.format import SpatialDataContainerFormatV01
+
+        found = spatialdata.read_zarr(folder / name)
+        found.write(folder / "old.zarr", sdata_formats=[SpatialDataContainerFormatV01()])
+        shutil.rmtree(folder / name)
+        (folder / "old.zarr").rename(folder / name)
+
+    return step
+
+
+def pickled(name: str, array: str) -> Damage:
+    """Text of a zarr store of format 2 as a pickle that shows when it was loaded."""
+
+    def step(folder: Path, written: Written) -> None:
+        about = folder / name / array / ".zarray"
+        filters = [{"id": "vlen-utf8"}, {"id": "pickle"}]
+        changed = json.loads(about.read_text()) | {"filters": filters, "compressor": None}
+        about.write_text(json.dumps(changed))
+        (folder / name / ".zmetadata").unlink()  # a copy of what the arrays say
+        trap(f"{name}/{array}/0")(folder, written)
+
+    return step
+
+
 def swap(name: str, a: str, b: str) -> Damage:
     """Exchange the values of two columns."""
 

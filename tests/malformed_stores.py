@@ -15,7 +15,9 @@ from damage import (
     forbid,
     give,
     hdf5,
+    old_store,
     parts,
+    pickled,
     put,
     say,
     uns,
@@ -197,6 +199,13 @@ def stores() -> list[Case]:
             "store with damaged metadata",
             "could not be read|no readable",
             cut("S1.zarr/zarr.json", 0.3),
+        ),
+        zarr("store of zarr's format 2", None, old_store("S1.zarr")),
+        zarr(
+            "store whose names are a pickle",
+            "holds pickles, .* never loaded",
+            old_store("S1.zarr"),
+            pickled("S1.zarr", "tables/S1/obs/_index"),
         ),
         zarr("store without a table", "no readable|could not be read", drop("S1.zarr/tables/S1")),
         zarr(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata
@@ -14,10 +15,12 @@ import damage
 import layouts
 import malformed_commands
 import pytest
-from cli_tools import SMALL, contents, run, write
+from cli_tools import SMALL, contents, environment, run, write
 from malformed import CASES, Templates
+from typer.testing import CliRunner
 
-from heclip_lite import cli_check, cli_files, cli_train, saved, sections
+from heclip_lite import cli_check, cli_files, cli_train, saved, sections, store
+from heclip_lite.cli import app
 
 
 @pytest.fixture(scope="module")
@@ -209,13 +212,33 @@ def test_a_contest_takes_only_its_own_files_away(here):
     assert not [p for p in here.iterdir() if p.name.startswith(".")]
 
 
-def test_a_folder_that_cannot_be_written_is_named(here, monkeypatch):
-    real = os.access
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: real(path, mode) and not str(path).endswith("locked")
-    )
-    (here / "locked").mkdir()
-    _fails("--picture", "locked/look.png", says="cannot be written to")
+TINY = ["train", "P1-1.h5ad", *SMALL[2:], "--encoder", "test_resnet"]  # at one scale
+MEAN = ["train", "P1-1.h5ad", "-m", "mean", "--out", "out"]
+FULL = (  # bytes that a file may have, a command, and the first file that needs more
+    (50, MEAN, "out/training/run.json"),
+    (100, MEAN, "out/model.safetensors"),
+    (500, MEAN, "out/model.json"),
+    (500, [*TINY, "--out", "new"], r"\S+/\w+.npy|new/training/\S+"),
+    (500, ["predict", "model", "P1-1.h5ad", "--out", "out.h5ad"], "out.h5ad"),
+    (500, ["predict", "model", "P1-1.h5ad", "--out", "out.zarr"], "out.zarr"),
+    (500, ["check", "P1-1.h5ad", "--save", "out.h5ad"], "out.h5ad"),
+    (500, ["check", "P1-1.h5ad", "--picture", "out.png"], "out.png"),
+)
+
+
+def test_a_full_disk_stops_every_command_with_a_message(here, full_disk):
+    run("train", "P1-1.h5ad", "-m", "mean", "--out", "model")
+    before = contents(here)
+    for room, arguments, path in FULL:
+        with full_disk(room):
+            done = run(*arguments, code=1)
+        reason = "(File too large|No space left on device)"
+        said = rf"Error: ({path}): {reason}\. Make room there or choose another place, .*"
+        assert re.fullmatch(said, done.err.splitlines()[-1]) and not done.out, done.err
+        left = {name for name in contents(here) if name not in before}
+        # Of a model what is whole stays, so that the same command goes on.
+        assert left <= {"out/training/run.json", "out/model.safetensors"}, arguments
+    run(*MEAN)
 
 
 def test_files_that_fail_leave_the_earlier_ones(tmp_path):
@@ -239,6 +262,44 @@ def test_a_failing_folder_leaves_the_earlier_one(tmp_path):
         (folder / "a").write_text("second")
         raise OSError(28, "No space left on device")
     assert contents(tmp_path) == {"result/a": b"first"}
+
+
+def test_a_killed_command_leaves_the_earlier_result(tmp_path):
+    """A kill between two renames runs nothing that could tidy up: the next run does."""
+    place = tmp_path / "p.zarr"
+    with cli_files.atomic_folder(place) as folder:
+        folder.mkdir()
+        (folder / "a").write_text("first")
+    script = (
+        "import os, pathlib, sys\n"
+        "from heclip_lite import cli_files\n"
+        "real, left = os.replace, int(sys.argv[2])\n"
+        "def replace(a, b):\n"
+        "    global left\n"
+        "    left -= 1\n"
+        "    real(a, b) if left >= 0 else os.kill(os.getpid(), 9)\n"
+        "os.replace = replace\n"
+        "with getattr(cli_files, sys.argv[3])(pathlib.Path(sys.argv[1]), *sys.argv[4:]) as made:\n"
+        "    made.mkdir(exist_ok=True)\n"
+        "    for name in 'ab':\n"
+        "        (made / name).write_text('second')\n"
+    )
+
+    def killed(path, *arguments: str) -> None:
+        done = subprocess.run([sys.executable, "-c", script, path, *arguments], env=environment())
+        assert done.returncode == -9
+
+    killed(place, "1", "atomic_folder")
+    assert not place.exists()
+    with pytest.raises(FileExistsError, match="already there"):
+        cli_files.check_output(place)
+    assert contents(tmp_path) == {"p.zarr/a": b"first"}
+    # Files that were all made when the kill came, and half moved, are moved on.
+    killed(tmp_path / "ev", "2", "files_into", "a")
+    assert not (tmp_path / "ev" / "a").exists()
+    cli_files.check_output(tmp_path / "ev", overwrite=True, mark="a")
+    made = {"ev/a": b"second", "ev/b": b"second"}
+    assert contents(tmp_path) == {"p.zarr/a": b"first"} | made
 
 
 # -- configuration files ----------------------------------------------------------------------
@@ -308,27 +369,40 @@ def test_a_fault_of_ours_is_said_to_be_one(here, monkeypatch):
     assert "KeyError" in done.err and "--debug" in done.err
 
 
-def test_debug_shows_where(here, monkeypatch):
-    from typer.testing import CliRunner
+def _debug(*arguments: str) -> str:
+    """What a command that fails shows with --debug, which is the one place for a traceback."""
+    done = CliRunner().invoke(app, [*arguments, "--debug"])
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit) and not done.stdout
+    return done.stderr
 
-    from heclip_lite.cli import app
 
-    done = CliRunner().invoke(app, ["train", "none.h5ad", "--out", "m", "--debug"])
-    assert done.exit_code == 1 and isinstance(done.exception, FileNotFoundError)
+def test_debug_shows_where(here):
+    said = _debug("train", "none.h5ad", "--out", "m")
+    assert "Traceback" in said and "in existing" in said and "FileNotFoundError" not in said[:40]
 
 
 def test_tokens_are_neither_shown_nor_kept(here, monkeypatch):
     secret = "hf_" + "abcdefghijklmnop"  # in two parts: no file may hold a token's form
     monkeypatch.setenv("HF_TOKEN", secret)
-    run("train", "P1-1.h5ad", "-m", "mean", "--out", f"model-{secret}")
-    assert secret not in (here / f"model-{secret}/model.json").read_text()
 
     def refused(*args, **kwargs):
-        raise RuntimeError(f"401 for https://hub/?token={secret}")
+        print(f"asking with {secret}")
+        try:
+            raise OSError(f"401 for https://hub/?token={secret}")
+        except OSError as error:
+            raise RuntimeError(f"could not be fetched ({error})") from error
 
+    train = ["train", "P1-1.h5ad", "-m", "mean", "--out"]
+    shown = [run(*train, f"model-{secret}"), run(*train, f"json-{secret}", "--json")]
+    shown.append(run(*train, "m", f"--{secret}", code=2))
+    shown.append(run(*train, f"P1-1.h5ad/{secret}", code=1))
+    assert secret not in (here / f"model-{secret}/model.json").read_text()
     monkeypatch.setattr(cli_train, "build", refused)
-    done = run("train", "P1-1.h5ad", "--out", "m", *SMALL, code=1)
-    assert secret not in done.err + done.out and "***" in done.err
+    shown.append(run("train", "P1-1.h5ad", "--out", "m", *SMALL, code=1))
+    for text in [done.out + done.err for done in shown] + [_debug(*train, "m")]:
+        assert secret not in text and "***" in text
+    monkeypatch.setattr("sys.argv", ["run.py", "--token", secret])
+    assert store.provenance()["command"] == "run.py --token ***"
 
 
 def test_json_is_alone_on_stdout(here, monkeypatch):

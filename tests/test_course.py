@@ -83,6 +83,17 @@ def test_the_record_says_what_ran(chapter):
     assert record["seconds"] > 0 and record["device"] and record["versions"]["torch"]
 
 
+def test_a_full_disk_stops_a_chapter_with_a_word(chapter, tmp_path, full_disk):
+    again = {"data": "small", "workspace": tmp_path / "new", "results": tmp_path / "results"}
+    with full_disk(8), pytest.raises(OSError, match=r"Make room there .*new/workspace.json"):
+        course.start("09_test", **again)
+    assert not list((tmp_path / "new").iterdir())
+    with full_disk(8), pytest.raises(OSError, match=r"Make room there .*results/09_test.json"):
+        chapter.finish()
+    assert not list((tmp_path / "results").iterdir())
+    assert chapter.finish().exists() and course.start("09_test", **again)
+
+
 def test_a_workspace_of_another_dataset_is_refused(tmp_path, chapter):
     with pytest.raises(ValueError, match=r"belongs to small, but DATA is synthetic.*WORKSPACE"):
         course.start("09_test", data="synthetic", workspace=tmp_path / "workspace")
@@ -213,7 +224,9 @@ def test_damaged_synthetic_slides_are_drawn_again_with_a_word(
     monkeypatch.setattr("heclip_lite.tissue.synthetic_sections", lambda seed: small_sections)
     first = course._synthetic(1)
     (path,) = tmp_path.rglob(f"{names[0]}.h5ad")
-    path.write_bytes(path.read_bytes()[:1000])
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # a byte that HDF5 itself would not miss
+    path.write_bytes(content)
     with pytest.warns(UserWarning, match=r"synthetic tissue in .* is damaged; it is drawn again"):
         again = course._synthetic(1)
     assert [s.shape for s in again] == [s.shape for s in first]

@@ -176,7 +176,9 @@ def test_a_contest_computes_again_what_has_changed(small_sections, counting, mon
         monkeypatch.setattr(store, "package_hash", lambda: "another version")
     else:
         (path,) = counting.glob("*.npz")
-        path.write_bytes(path.read_bytes()[:100])
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
         with pytest.warns(UserWarning, match="damaged"):
             contest(given, {"a": entry}, split, folder=counting)
         assert Counting.fits == 2

@@ -146,6 +146,19 @@ def test_failed_downloads_are_not_kept(server, tmp_path, monkeypatch, name, reas
     assert len(asked) == 2  # one more try, then the message
 
 
+def test_a_full_disk_stops_a_download(server, tmp_path, monkeypatch, full_disk):
+    public, address, _ = server
+    (public / "a.bin").write_bytes(bytes(9000))
+    monkeypatch.setenv("HECLIP_LITE_DATA", str(tmp_path / "data"))
+    call = partial(
+        download.fetch, "set", ["a.bin"], address=address, registry={"a.bin": sha256(bytes(9000))}
+    )
+    with full_disk(), pytest.raises(OSError, match=r"too large. Make room there .*data/set/a.bin"):
+        call()
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert call()[0].read_bytes() == bytes(9000)
+
+
 def test_folder_that_cannot_be_written(server, tmp_path, monkeypatch):
     public, address, _ = server
     (public / "a.txt").write_bytes(b"first")

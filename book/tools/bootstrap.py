@@ -164,7 +164,9 @@ def install(folder, key):
         if (folder / STAMP).exists():  # an update that could not begin: what was there still works
             (folder / UNFINISHED).unlink()
         raise
-    (folder / STAMP).write_text(json.dumps({"key": key, "python": platform.python_version()}))
+    unfinished = folder / (STAMP + ".new")  # the stamp itself is there whole or not at all
+    unfinished.write_text(json.dumps({"key": key, "python": platform.python_version()}))
+    os.replace(str(unfinished), str(folder / STAMP))
     (folder / UNFINISHED).unlink()
 
 

@@ -15,7 +15,7 @@ from anndata import AnnData
 from PIL import Image
 from settings import ROOT, BuildError, notebook_environment
 
-from heclip_lite import course, genes, sections
+from heclip_lite import course, genes, sections, store
 from heclip_lite.methods import HECLIP
 from heclip_lite.tissue import synthetic_sections
 
@@ -90,7 +90,8 @@ def main() -> int:
     cover.quantize(256, dither=Image.Dither.NONE).save(file, "png", optimize=True)
     if len(file.getvalue()) > LARGEST:
         raise BuildError(f"The cover has {len(file.getvalue()):,} bytes; make TILE smaller.")
-    COVER.write_bytes(file.getvalue())
+    with store.atomic_path(COVER) as temporary:
+        temporary.write_bytes(file.getvalue())
     print(f"{COVER.relative_to(ROOT).as_posix()}: {len(file.getvalue()):,} bytes")
     return 0
 

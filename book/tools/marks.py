@@ -17,6 +17,8 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
+from heclip_lite import store
+
 CHECK = re.compile(r"\bcheck_(\w+)\(")
 MARKS = {"Correct": "correct", "Not done yet": "not done"}
 PATIENCE = 120  # seconds for one exercise; importing torch takes most of them
@@ -126,7 +128,8 @@ def main() -> int:
         return 1
     print(table.to_string())
     if arguments.csv:
-        table.to_csv(arguments.csv)
+        with store.atomic_path(arguments.csv) as temporary:
+            table.to_csv(temporary)
     return 0
 
 

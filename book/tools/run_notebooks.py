@@ -33,7 +33,7 @@ from settings import (
     shown,
 )
 
-from heclip_lite.store import content_key, package_hash, write_json
+from heclip_lite.store import atomic_path, content_key, package_hash, write_json
 
 
 def input_key(notebook: Path, data: str, profile: str) -> str:
@@ -93,11 +93,10 @@ def execute(notebook: Path, data: str, profile: str) -> dict:
             "its last cell has to."
         )
     kept = folder / "results"
-    kept.mkdir(exist_ok=True)
     for path in result_files(notebook, kept):
         path.unlink()
     for path in written:
-        shutil.copy2(path, kept)
+        copied(path, kept)
     record = {
         "key": key,
         "notebook": notebook.stem,
@@ -110,6 +109,12 @@ def execute(notebook: Path, data: str, profile: str) -> dict:
     os.replace(unfinished, folder / notebook.name)
     write_json(folder / f"{notebook.stem}.json", record)
     return record
+
+
+def copied(path: Path, folder: Path) -> None:
+    """Copy a file, with its times, into a folder."""
+    with atomic_path(folder / path.name) as temporary:
+        shutil.copy2(path, temporary)
 
 
 def run_cells(notebook: Path, output: Path, values: dict) -> None:
@@ -155,9 +160,8 @@ def run_all(data: str, profile: str, *, only_offline: bool = False) -> list[dict
         record = read_record(notebook, data, profile)
         if record and record["fresh"] and (record.get("offline") or not only_offline):
             print(f"unchanged since {record['finished']}", flush=True)
-            RESULTS.mkdir(parents=True, exist_ok=True)
             for path in result_files(notebook, run_folder(data, profile) / "results"):
-                shutil.copy2(path, RESULTS)
+                copied(path, RESULTS)
         else:
             record = execute(notebook, data, profile)
             print(f"{record['seconds']} s", flush=True)
