@@ -236,10 +236,10 @@ class HECLIP(Trained):
     def _objective(self, model: nn.Module, images: Tensor, spots: Tensor) -> Tensor:
         image, spot = map(ranks.gather, model(images, spots))
         loss = LOSSES[self.contrast.loss]
-        # The softmax is sensitive to rounding: leave autocast before it.
+        # The softmax is sensitive to rounding: leave half precision before it.
         return loss(
-            image.float(),
-            spot.float(),
+            runtime.at_least_single(image),
+            runtime.at_least_single(spot),
             temperature=self.contrast.temperature,
             **self.contrast.options,
         )
