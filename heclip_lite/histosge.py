@@ -86,7 +86,8 @@ class HisToSGE(Trained):
     ) -> Self:
         """HisToSGE as its code has it, on features of any encoder; UNI's are the published ones."""
         made = cls(image, attention, settings)
-        full = replace(settings, seed=0, device="auto", precision="auto") == PUBLISHED_TRAINING
+        loop = replace(settings, seed=0, device="auto", precision="auto", compile=False)
+        full = loop == PUBLISHED_TRAINING
         uni = image.encoder.name == pathology.HUB + pathology.MODELS["uni"].repository
         made.setting = (
             "published" if full and uni and attention == PUBLISHED_ATTENTION else "reduced"
