@@ -59,6 +59,9 @@ class Settings:
         int | None, typer.Option(min=2, help="Spots per step.", show_default=False)
     ] = None
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-3
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile networks first, for long trainings on CUDA.")
+    ] = False
 
     @classmethod
     def parameters(cls) -> dict[str, inspect.Parameter]:
@@ -98,7 +101,7 @@ class Settings:
 
         def loop(published: Training, *, whole: bool = False) -> Training:
             """A published loop stays whole unless something was chosen or spots are too few."""
-            changes: dict[str, Any] = {"seed": seed, "device": device}
+            changes: dict[str, Any] = {"seed": seed, "device": device, "compile": self.compile}
             if self.epochs is not None:
                 changes["epochs"] = self.epochs
             if self.batch_size is not None or not whole or published.batch_size > spots:

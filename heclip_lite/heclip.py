@@ -130,7 +130,7 @@ class HECLIP(Trained):
     def _marked(self) -> Self:
         """Say whether a reference recipe runs in full."""
         image = replace(self.image, width_um=PUBLISHED_IMAGE.width_um)
-        settings = replace(self.settings, seed=0, device="auto", precision="auto")
+        settings = replace(self.settings, seed=0, device="auto", precision="auto", compile=False)
         full = (image, settings) == (PUBLISHED_IMAGE, PUBLISHED_TRAINING)
         self.setting = "published" if full else "reduced"
         return self
@@ -236,10 +236,10 @@ class HECLIP(Trained):
     def _objective(self, model: nn.Module, images: Tensor, spots: Tensor) -> Tensor:
         image, spot = map(ranks.gather, model(images, spots))
         loss = LOSSES[self.contrast.loss]
-        # The softmax is sensitive to rounding: leave autocast before it.
+        # The softmax is sensitive to rounding: leave half precision before it.
         return loss(
-            image.float(),
-            spot.float(),
+            runtime.at_least_single(image),
+            runtime.at_least_single(spot),
             temperature=self.contrast.temperature,
             **self.contrast.options,
         )

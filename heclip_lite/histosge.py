@@ -19,6 +19,7 @@ from heclip_lite import (
     lattice,
     networks,
     pathology,
+    ranks,
     registration,
     runtime,
     sections,
@@ -85,7 +86,8 @@ class HisToSGE(Trained):
     ) -> Self:
         """HisToSGE as its code has it, on features of any encoder; UNI's are the published ones."""
         made = cls(image, attention, settings)
-        full = replace(settings, seed=0, device="auto", precision="auto") == PUBLISHED_TRAINING
+        loop = replace(settings, seed=0, device="auto", precision="auto", compile=False)
+        full = loop == PUBLISHED_TRAINING
         uni = image.encoder.name == pathology.HUB + pathology.MODELS["uni"].repository
         made.setting = (
             "published" if full and uni and attention == PUBLISHED_ATTENTION else "reduced"
@@ -114,7 +116,7 @@ class HisToSGE(Trained):
             for (_, rows), values in zip(groups, expression, strict=True)
         ]
         pair = (_stacked([tokens for tokens, _ in groups], 0.0), _stacked(targets, np.nan))
-        settings = replace(self.settings, batch_size=min(self.settings.batch_size, len(pair[0])))
+        settings = self._settings(len(pair[0]))
         self._train_members(
             lambda: self._build(pair[0].shape[-1] - 3, pair[1].shape[-1]),
             pair,
@@ -122,6 +124,21 @@ class HisToSGE(Trained):
             self.attention,
             settings=settings,
         )
+
+    def _settings(self, groups: int) -> config.Training:
+        """The loop with a batch of no more groups than there are."""
+        wanted, size = self.settings.batch_size, ranks.size()
+        if wanted > groups and groups % size:
+            raise ValueError(
+                f"A batch of {wanted} takes all {groups} groups of spots, and these cannot be "
+                f"divided among {size} processes; "
+                + (
+                    f"set batch_size to {groups - groups % size}."
+                    if groups > size
+                    else "start fewer of them."
+                )
+            )
+        return replace(self.settings, batch_size=min(wanted, groups))
 
     def _aims(self, expression: np.ndarray) -> np.ndarray:
         """What the network learns to say of each spot."""
@@ -268,7 +285,8 @@ def _objective(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error over the points of the groups, padding left out."""
     _, outputs = _called(model, tokens, targets.shape[1])
     known = targets[..., 0].isfinite()
-    return F.mse_loss(outputs.float()[known], targets[known])
+    error = F.mse_loss(runtime.at_least_single(outputs)[known], targets[known])
+    return ranks.weighted(error, known.sum())  # padding may be more on one rank than on another
 
 
 def _tokens(values: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:

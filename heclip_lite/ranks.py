@@ -82,11 +82,22 @@ def gather(rows: Tensor) -> Tensor:
 
 def mean(value: Tensor) -> Tensor:
     """The mean of a number over all ranks."""
-    if size() == 1:
+    if size() == 1 or _ALONE[0]:
         return value
     value = value.detach().clone()
     distributed.all_reduce(value)
     return value / size()
+
+
+def weighted(value: Tensor, count: Tensor) -> Tensor:
+    """The mean of `count` values here, such that its mean over ranks is that of all their values.
+
+    Data-parallel training gives every rank the same say, also where one has fewer values.
+    """
+    if size() == 1 or _ALONE[0]:
+        return value
+    count = count.to(value.dtype)
+    return value * (count / mean(count))
 
 
 def wait() -> None:

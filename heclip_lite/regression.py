@@ -52,6 +52,19 @@ class Head(nn.Module):
         return self.last(self.body(x))
 
 
+class Network(nn.Sequential):
+    """An image encoder and a head.
+
+    Whatever the loss needs comes out of the call: shared among processes, or compiled, a network is
+    followed through its call only, and a parameter that is read beside it would be lost.
+    """
+
+    def forward(self, images: Tensor, *, sizes: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """(batch, ...) to (batch, genes), and on demand the negative binomial's sizes, (genes,)."""
+        found = super().forward(images)
+        return (found, torch.exp(-self[-1].log_overdispersion)) if sizes else found
+
+
 class Regression(Trained):
     """Predict all genes from the image by gradient descent.
 
@@ -125,23 +138,21 @@ class Regression(Trained):
         rate = (counts.sum(0) + 1) / totals.sum()
         return np.column_stack([counts, totals]).astype(np.float32), np.log(PER * rate)
 
-    def _build(self, width: int, start: np.ndarray) -> nn.Sequential:
+    def _build(self, width: int, start: np.ndarray) -> Network:
         encoder: nn.Module = nn.Identity()
         if self._encodes:
             encoder = encoders.ImageEncoder(self.image.encoder)
             width = encoder.features
-        return nn.Sequential(encoder, Head(width, len(start), start, self.hidden))
+        return Network(encoder, Head(width, len(start), start, self.hidden))
 
     def _objective(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        found = model(images).float()
         if self.likelihood == "gaussian":
-            return F.mse_loss(found, targets)
+            return F.mse_loss(runtime.at_least_single(model(images)), targets)
+        found, size = map(runtime.at_least_single, model(images, sizes=True))
         counts, totals = targets[:, :-1], targets[:, -1:]
         log_mean = found + torch.log(totals / PER)
         if self.likelihood == "poisson":
             return F.poisson_nll_loss(log_mean, counts)
-        head = getattr(model, "module", model)[-1]  # Fabric wraps the model while it trains
-        size = torch.exp(-head.log_overdispersion)
         log_both = torch.logaddexp(log_mean, torch.log(size))
         likelihood = (
             torch.lgamma(counts + size)

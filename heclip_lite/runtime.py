@@ -7,6 +7,10 @@ import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def pick_device(device: str = "auto") -> str:
@@ -35,6 +39,11 @@ def pick_device(device: str = "auto") -> str:
 def pick_precision(device: str) -> str:
     """Fabric's precision name: bfloat16 autocast on CUDA, where it pays, else plain float32."""
     return "bf16-mixed" if device == "cuda" else "32-true"
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """Values of half precision as float32; others as they are."""
+    return values.float() if values.itemsize < 4 else values
 
 
 def autocast(device: str) -> AbstractContextManager:

@@ -63,6 +63,8 @@ def train(
     On the CPU the same call gives the same numbers, also when it was stopped and resumed.
     Started by ``torchrun``, each process takes an equal part of every batch; a batch stays as large
     as `settings` say, and so do its loss and its gradient (see :mod:`heclip_lite.ranks`).
+    Dropout draws other values then, and batch norms see the whole batch on GPUs only: on CPUs each
+    process normalises its own part.
 
     Parameters
     ----------
@@ -152,8 +154,7 @@ def _train(
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    if ranks.size() > 1 and device == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    _share_norms(model, device)
     shown_model = torch.compile(model) if settings.compile else model
     wrapped, optimiser = fabric.setup(shown_model, optimiser)
     order = torch.Generator().manual_seed(settings.seed)
@@ -228,6 +229,18 @@ def _fabric(device: str, precision: str) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def _share_norms(model: nn.Module, device: str) -> None:
+    """Let batch norms see the whole batch, whose parts lie on several GPUs.
+
+    On CPUs PyTorch has no such norm: there each process keeps to the statistics of its own part.
+    """
+    if ranks.size() > 1 and device == "cuda":
+        from timm.layers import convert_sync_batchnorm  # PyTorch's drops timm's activations
+
+        for name, part in model.named_children():
+            setattr(model, name, convert_sync_batchnorm(part))
 
 
 def _check_pair(inputs: Tensor, targets: Tensor, settings: Training) -> None:

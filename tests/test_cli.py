@@ -24,6 +24,7 @@ from heclip_lite import (
     sections,
     training,
 )
+from heclip_lite.cli_methods import Settings
 from heclip_lite.cli_results import read_prediction
 
 NAMES = ["P1-1", "P1-2", "P2-1", "P2-2"]
@@ -274,6 +275,12 @@ def test_genes_can_be_chosen(here):
     (here / "genes.txt").write_text("EPCAM\nNOGENE\n")
     done = run("train", ALL[0], "--out", "n", "-m", "mean", "--genes", "genes.txt", code=1)
     assert "NOGENE" in done.err and not (here / "n").exists()
+
+
+def test_every_training_loop_can_be_compiled():
+    size = Settings(compile=True).size(600, 1.2, seed=0, device="cpu")
+    loops = [value for value in vars(size).values() if isinstance(value, config.Training)]
+    assert loops and all(loop.compile for loop in loops)
 
 
 def test_what_cannot_be_saved_is_not_trained(here):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from heclip_lite import config, evaluation, features, genes, methods, sections
+from heclip_lite import config, evaluation, features, genes, heclip, methods, sections
 
 ENCODER = config.Encoder("test_resnet")
 MAPS = config.MapInput(ENCODER, um_per_px=(2.4,), widths_um=(50.0, 150.0), components=32)
@@ -83,6 +83,8 @@ def test_rows_of_a_published_recipe_are_marked():
     assert reduced.setting == reduced.with_seed(3).setting == "reduced"
     assert methods.HECLIP.reference_hvg().setting == "published"
     assert methods.HECLIP.reference_heg().with_seed(5).setting == "published"
+    compiled = replace(heclip.PUBLISHED_TRAINING, compile=True)
+    assert methods.HECLIP.reference_hvg(settings=compiled).setting == "published"
     assert methods.HECLIP.recommended(MAPS).setting == "ours"
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from heclip_lite import config, losses, networks, store, training
@@ -90,6 +91,26 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_ends(tmp_path, stop_
     assert_same(whole, state)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_compiled_network_learns_the_same(tmp_path, monkeypatch):
+    graphs, compile_ = [], torch.compile
+
+    def traced(graph, _):  # runs as it is: to make machine code of it takes too long for a test
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda net, **_: compile_(net, backend=traced))
+    found = []
+    for flag in (False, True):
+        folder, settings = tmp_path / str(flag), replace(SETTINGS, epochs=2, compile=flag)
+        state, history = run(settings, validation=pair(1, 40), checkpoint=folder)
+        (kept,) = folder.glob("*.safetensors")
+        found.append((state | {"losses": torch.tensor([r["validation"] for r in history])}, kept))
+        assert bool(graphs) == flag
+    (plain, states), (compiled, others) = found
+    torch.testing.assert_close(compiled, plain)
+    assert load_file(states).keys() == load_file(others).keys()
 
 
 def test_early_stopping_keeps_the_best_epoch(monkeypatch):
