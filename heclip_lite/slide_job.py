@@ -42,7 +42,7 @@ _TILE_POINTS = 4096  # of a tile at the most
 _TILE_BYTES = 2**26  # of the features of a tile at the most
 _WIDEST_UM = 4000.0  # side of a tile at the most
 _ROWS = 256  # points predicted at once: a kernel with all training spots is made of them
-_BATCH = 64  # patches encoded at once
+_PIXELS = 2**20  # of the patches encoded at once: bounds memory
 _PROBES = 4  # made-up points that tell one fitted method from another
 _ONE = threading.Lock()  # one tile at a time in a process: torch uses its cores, memory is bounded
 
@@ -302,8 +302,8 @@ class Job:
 
     def make_from_patches(self, tile: int) -> None:
         """Expression of one tile from the patches around its points."""
-        made = []
-        for points in _pieces(self.points[slice(*self._tiles()[tile])], _ROWS):
+        made, rows = [], max(1, min(_ROWS, _PIXELS // self.image.size**2))
+        for points in _pieces(self.points[slice(*self._tiles()[tile])], rows):
             pixels = self.slide.patches(points, width_um=self.image.width_um, size=self.image.size)
             made.append(self._predicted(self._encoded(pixels)))
         self._keep(self._expression(tile), np.concatenate(made))
@@ -317,8 +317,7 @@ class Job:
         device = runtime.pick_device(self.device)
         encoder = slide_maps.encoder_of(self.image.encoder, device)
         with torch.inference_mode(), runtime.autocast(device):
-            batches = torch.from_numpy(pixels).split(_BATCH)
-            return torch.cat([encoder(b.to(device)).float().cpu() for b in batches]).numpy()
+            return encoder(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
 
     def _predicted(self, values: np.ndarray) -> np.ndarray:
         inner = self.method

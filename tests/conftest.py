@@ -190,12 +190,13 @@ def chromium():
 
 
 @pytest.fixture(scope="session")
-def whole_contest(tmp_path_factory) -> tuple[Path, float]:
-    """Folder of a contest that nothing disturbed, on one thread, and the seconds it took."""
-    from killing import command_of, timed
+def whole_contest(tmp_path_factory) -> Path:
+    """Folder of a contest that nothing disturbed, on one thread."""
+    from killing import command_of, end, start
 
     folder = tmp_path_factory.mktemp("contest")
-    return folder, timed(command_of("contest", folder))
+    end(start(command_of("contest", folder)))
+    return folder
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
-"""Jobs that are killed at random moments, and what runs them: each job in a process of its own.
+"""Jobs that are killed, early and at their very end, and what runs them: each in its own process.
 
-``python tests/killing.py JOB FOLDER`` does a job from where FOLDER stands and says ``ready`` when
-the work itself begins, so that a kill hits the work and not the import of its libraries.
+``python tests/killing.py JOB FOLDER`` does a job from where FOLDER stands.
 The contest takes the device it runs on as a third word.
 """
 
@@ -12,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,10 +18,11 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 600  # seconds after which a job counts as stuck
+MORTAL = Path(__file__).parent / "mortal"  # a Python that has it on its path dies where it is told
 
 
 def ready() -> None:
-    """Tell whoever kills this job that its work begins."""
+    """Tell whoever waits for it that the work itself begins, when all libraries are imported."""
     print("ready", flush=True)
 
 
@@ -39,7 +38,6 @@ def train(folder: Path) -> None:
     spots = torch.rand(256, 8, generator=generator)
     torch.manual_seed(0)
     model = networks.heclip_hvg(torch.nn.Identity(), 24, 8, dropout=0.2)
-    ready()
     history = training.train(
         model,
         (pictures, spots),
@@ -58,9 +56,9 @@ def contest(folder: Path, device: str = "cpu") -> None:
     from heclip_lite import config, evaluation, methods, store, tissue
 
     os.environ["HECLIP_LITE_CACHE"] = str(folder / "cache")
-    sections = tissue.synthetic_sections(2, 2, size_um=700, n_genes=60, seed=1)
+    sections = tissue.synthetic_sections(2, 1, size_um=700, n_genes=60, seed=1)
     heads = config.Training(epochs=15, batch_size=16, device=device)
-    maps = config.MapInput(um_per_px=(4.0,), components=8)
+    maps = config.MapInput(config.Encoder("test_resnet"), um_per_px=(4.0,), components=8)
     entered = {
         "heclip": methods.HECLIP.recommended(maps, heads, members=2),
         "ridge": methods.Ridge(maps, device=device),
@@ -109,7 +107,6 @@ def download(folder: Path) -> None:
 
     os.environ["HECLIP_LITE_DATA"] = str(folder / "data")
     asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
-    ready()
     paths = downloads.fetch(
         "slow", list(asked["files"]), address=asked["address"], registry=asked["files"]
     )
@@ -152,66 +149,57 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def survive(
-    command: Sequence[str],
-    *,
-    kills: int,
-    seed: int,
-    seconds: float,
-    begins: str | None = "ready",
-    **options,
+    command: Sequence[str], moments: Sequence[tuple[str, float]], *, seed: int, **options
 ) -> int:
-    """Run a command, killing it `kills` times at random moments, then let it end.
+    """Start a command again and again, killing it at one moment after the other; then let it end.
 
     Parameters
     ----------
-    seconds
-        How long the work takes uninterrupted; a kill comes within this time after the work began.
-    begins
-        The line by which the command says that its work begins; None: it begins at once.
+    moments
+        Patterns of paths, and seconds: a kill comes when a file is about to be given such a name,
+        or a folder like that is asked for, or at random up to so many seconds later.
+        What a run has reached does not hang on how busy the machine is.
 
     Returns
     -------
     int
         How many kills hit the work before it had ended.
     """
-    rng = np.random.default_rng(seed)
+    draws = np.random.default_rng(seed).uniform(0.2, 1, len(moments))
     hits = 0
-    for _ in range(kills):
-        process = start(command, **options)
-        if begins is not None:
-            wait_for(process, begins)
-        deadline = time.monotonic() + rng.uniform(0.02, 0.25) * seconds
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        hits += process.poll() is None
-        kill(process)
-    process = start(command, **options)
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, f"the last run of {command} failed"
+    for (pattern, seconds), draw in zip(moments, draws, strict=True):
+        hits += dies(command, pattern, draw * seconds, **options)
+    end(start(command, **options))
     return hits
 
 
-def wait_for(process: subprocess.Popen, line: str) -> None:
+def dies(command: Sequence[str], at: str, after: float, **options) -> bool:
+    """Whether a command was killed where `mortal` is told to, and had not ended before."""
+    environment = {**options.pop("env", {}), "DIES_AT": at, "DIES_AFTER": str(after)}
+    path = [str(MORTAL), environment.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    process = start(command, env=environment, **options)
+    process.communicate(timeout=PATIENCE)
+    return process.returncode == -signal.SIGKILL
+
+
+def end(process: subprocess.Popen) -> None:
+    """Wait until a job ends, which it has to do well."""
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, f"{process.args} failed"
+
+
+def wait_for(process: subprocess.Popen) -> None:
     """Until the process says that its work begins."""
     watchdog = threading.Timer(PATIENCE, kill, [process])
     watchdog.start()
     try:
         for said in process.stdout:
-            if said.startswith(line):
+            if said.startswith("ready"):
                 return
     finally:
         watchdog.cancel()
     raise AssertionError(f"{process.args} ended before its work began")
-
-
-def timed(command: Sequence[str], *, begins: str = "ready", **options) -> float:
-    """Run a command to its end; return the seconds its work took."""
-    process = start(command, **options)
-    wait_for(process, begins)
-    clock = time.perf_counter()
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, f"{command} failed"
-    return time.perf_counter() - clock
 
 
 if __name__ == "__main__":

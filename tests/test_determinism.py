@@ -40,10 +40,9 @@ def differences(one, other) -> np.ndarray:
 
 @pytest.mark.slow
 def test_twice_the_same_and_nearly_so_on_two_threads(tmp_path, whole_contest):
-    one, _ = whole_contest
-    assert table_with(1, tmp_path / "again") == (one / "result.csv").read_bytes()
+    assert table_with(1, tmp_path / "again") == (whole_contest / "result.csv").read_bytes()
     table_with(2, tmp_path / "two")
-    assert np.nanmax(differences(one, tmp_path / "two")) < ACROSS_THREADS
+    assert np.nanmax(differences(whole_contest, tmp_path / "two")) < ACROSS_THREADS
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +58,8 @@ def cuda():
 @pytest.mark.gpu
 @pytest.mark.usefixtures("cuda")
 def test_nearly_the_same_on_a_gpu(tmp_path, whole_contest):
-    one, _ = whole_contest
     table_with(1, tmp_path, "cuda")
-    assert np.nanmax(differences(one, tmp_path)) < ACROSS_DEVICES
+    assert np.nanmax(differences(whole_contest, tmp_path)) < ACROSS_DEVICES
 
 
 def test_the_seed_of_hashing_changes_nothing():

@@ -1,4 +1,4 @@
-"""``kill -9`` at random moments, then again: every job ends where an undisturbed one ends."""
+"""``kill -9`` early, midway and at the end, then again: every job ends where it would have."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import anndata
 import giant
 import numpy as np
 import pytest
-from killing import ROOT, command_of, start, survive, timed, wait_for
+from killing import ROOT, command_of, end, start, survive, wait_for
 
 pytestmark = pytest.mark.slow
-KILLS = 5  # of each of five jobs; at least four must hit the work: twenty in all
+# Each of five jobs is killed five times; at least four must hit the work: twenty in all.
 
 
 def leftovers(folder) -> list[str]:
@@ -30,8 +30,10 @@ def leftovers(folder) -> list[str]:
 
 def test_training_ends_with_the_same_parameters(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    seconds = timed(command_of("train", whole))
-    hits = survive(command_of("train", killed), kills=KILLS, seed=1, seconds=seconds)
+    end(start(command_of("train", whole)))
+    moments = [(f"*/state-{epoch:04d}.*", 0.05) for epoch in (3, 20, 40)]
+    moments += [("*/state-0060.*", 0), ("*/state.json", 0)]  # both of the last epoch
+    hits = survive(command_of("train", killed), moments, seed=1)
     assert hits >= 4, "the kills must hit the work"
     with np.load(whole / "result.npz") as right, np.load(killed / "result.npz") as found:
         assert set(right) == set(found)
@@ -40,10 +42,10 @@ def test_training_ends_with_the_same_parameters(tmp_path):
 
 
 def test_a_contest_ends_with_the_same_table(tmp_path, whole_contest):
-    whole, seconds = whole_contest
-    hits = survive(command_of("contest", tmp_path), kills=KILLS, seed=2, seconds=seconds)
+    moments = [*[("*/contest/*.npz", 0.2)] * 3, ("*/contest/*.npz", 0), ("*/result.csv", 0)]
+    hits = survive(command_of("contest", tmp_path), moments, seed=2)
     assert hits >= 4
-    assert (tmp_path / "result.csv").read_bytes() == (whole / "result.csv").read_bytes()
+    assert (tmp_path / "result.csv").read_bytes() == (whole_contest / "result.csv").read_bytes()
 
 
 class _Slow(http.server.BaseHTTPRequestHandler):
@@ -73,7 +75,9 @@ def test_a_download_never_leaves_half_a_file_under_its_name(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         asked = {"address": f"http://127.0.0.1:{server.server_port}/", "files": hashes}
         (tmp_path / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
-        hits = survive(command_of("download", tmp_path), kills=KILLS, seed=3, seconds=1.5)
+        parts = [(f"*/part{n}.bin", seconds) for n, seconds in enumerate((0.4, 0.4, 0))]
+        moments = [("*/part0.bin", 0), parts[0], ("*/part1.bin", 0), *parts[1:]]
+        hits = survive(command_of("download", tmp_path), moments, seed=3)
         server.shutdown()
     assert hits >= 4
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == hashes
@@ -87,10 +91,13 @@ def test_dense_prediction_of_a_slide_ends_with_the_same_expression(tmp_path, sma
     giant.fit(small_sections[:2], model)
 
     def predict(out: str) -> list[str]:
-        return [sys.executable, giant.__file__, "predict", model, slide, tmp_path / out, "100"]
+        options = tmp_path / out, "100", "anndata", "800"
+        return [sys.executable, giant.__file__, "predict", model, slide, *options]
 
-    seconds = timed(predict("whole.zarr"))
-    hits = survive(predict("killed.zarr"), kills=KILLS, seed=5, seconds=seconds)
+    end(start(predict("whole.zarr")))
+    moments = [("*/maps/scale1_*", 0.1), ("*/features/3.npy", 0.1), ("*/expression/3.npy", 0.01)]
+    moments += [("*/result.zarr/X", 0), ("*/killed.zarr", 0)]
+    hits = survive(predict("killed.zarr"), moments, seed=5)
     assert hits >= 4
     whole, killed = (anndata.read_zarr(tmp_path / f"{n}.zarr") for n in ("whole", "killed"))
     np.testing.assert_array_equal(whole.X, killed.X)
@@ -116,14 +123,17 @@ def test_a_notebook_run_ends_with_the_same_results(tmp_path, executed):
         if (ROOT / name).is_file() and Path(name).name not in others:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tmp_path / name)
-    seconds = json.loads((executed / f"{NOTEBOOK}.json").read_text(encoding="utf-8"))["seconds"]
     tool = tmp_path / "book" / "tools" / "build_book.py"
     hits = survive(
         [sys.executable, str(tool), "--notebooks-only"],
-        kills=KILLS,
+        [
+            ("*/workspace/synthetic_fast", 2),  # the chapter, not its kernel, has begun
+            ("*/reference_hvg-*/state-0002.*", 0.5),
+            ("*/recommended-*/state-0020.*", 0.5),
+            ("*/recommended-*/heclip.json", 0),
+            (f"*/synthetic_fast/{NOTEBOOK}.json", 0),
+        ],
         seed=4,
-        seconds=seconds,
-        begins=None,
         env={"PYTHONPATH": str(tmp_path)},
     )
     assert hits >= 4
@@ -136,14 +146,13 @@ def test_a_notebook_run_ends_with_the_same_results(tmp_path, executed):
 def test_two_processes_share_a_cache_and_a_workspace(job, tmp_path, whole_contest):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     if job == "contest":
-        alone, _ = whole_contest
+        alone = whole_contest
     else:
-        timed(command_of(job, alone))
+        end(start(command_of(job, alone)))
     both = [start(command_of(job, shared)) for _ in range(2)]
     for process in both:
-        wait_for(process, "ready")
+        wait_for(process)
     for process in both:
-        process.communicate(timeout=600)
-        assert process.returncode == 0
+        end(process)
     assert (shared / "result.csv").read_bytes() == (alone / "result.csv").read_bytes()
     assert not leftovers(shared)

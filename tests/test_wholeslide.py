@@ -15,16 +15,19 @@ import giant
 import numpy as np
 import pytest
 import tifffile
+from cli_tools import run
 
 from heclip_lite import (
     config,
     encoders,
     methods,
     readers_spatialdata,
+    saved,
     sections,
     slide_job,
     slide_maps,
     superres,
+    tissue,
     wholeslide,
 )
 from heclip_lite.pyramid import Pyramid
@@ -34,11 +37,13 @@ ROOT = Path(__file__).resolve().parents[1]
 MAPS = config.MapInput(
     config.Encoder("test_resnet"),
     um_per_px=(4.0, 2.0),
-    widths_um=(44.0, 100.0, 400.0),
+    widths_um=(44.0, 100.0),
     components=16,
 )
 ONE = config.Training(epochs=1, batch_size=16)
 PITCH = 60.0
+TILES = {"pitch_um": PITCH, "tile_um": 300.0, "device": "cpu"}
+COARSE = {"pitch_um": 100.0, "tile_um": 300.0, "device": "cpu"}
 LIMIT_MIB = 1024
 
 
@@ -47,6 +52,7 @@ def small_tiles():
     """The encoder's tiles are smaller than these slides, in memory and on disk alike."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "TILE", 128)
+        patch.setattr(encoders, "HALO", 32)
         yield
 
 
@@ -87,6 +93,20 @@ def expected(section, ridge):
     return superres.predict(ridge, superres.grid(section, PITCH))
 
 
+@pytest.fixture(scope="module")
+def tiled(slide, ridge, tmp_path_factory):
+    """The slide predicted in tiles, its points setting the scale."""
+    out = tmp_path_factory.mktemp("tiled") / "t.zarr"
+    return anndata.read_zarr(predict_slide(ridge, slide, out, **TILES))
+
+
+@pytest.fixture(scope="module")
+def whole(slide, ridge, tmp_path_factory):
+    """What a run that nothing disturbed makes of the slide."""
+    out = tmp_path_factory.mktemp("whole") / "w.zarr"
+    return anndata.read_zarr(predict_slide(ridge, slide, out, **COARSE))
+
+
 def matched(found, expected):
     """Rows of both in one order, by their numbers on the grid."""
     number = found.obs_names.str.rpartition("_").get_level_values(2)
@@ -96,7 +116,7 @@ def matched(found, expected):
 
 
 def test_features_of_tiles_are_those_of_the_whole_slide(section, slide, tmp_path):
-    points = np.asarray(superres.grid(section, 40.0).obsm["spatial"])
+    points = np.asarray(superres.grid(section, PITCH).obsm["spatial"])
     whole = encoders.raw_features(section, MAPS, points, "cpu")
     maps = slide_maps.SlideMaps(slide, MAPS, tmp_path, points, "cpu")
     assert len(maps.tiles()) > 4
@@ -108,7 +128,7 @@ def test_features_of_tiles_are_those_of_the_whole_slide(section, slide, tmp_path
     kept = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert needed <= kept <= needed + 128 * len(list(tmp_path.iterdir()))
     order = np.random.default_rng(0).permutation(len(points))
-    for some in np.array_split(order, 9):
+    for some in np.array_split(order, 4):
         # Windows end at four standard deviations of the outermost point asked for at once,
         # and Pillow rounds its weights: nothing else differs.
         np.testing.assert_allclose(maps.describe(points[some]), whole[some], atol=2e-3)
@@ -126,8 +146,8 @@ def test_pooling_few_channels_at_once_changes_nothing(section, slide, tmp_path, 
 
 def test_a_slide_in_tiles_is_predicted_as_at_once(slide, ridge, section, expected, tmp_path):
     out = predict_slide(
-        ridge, slide, tmp_path / "out.zarr", pitch_um=PITCH, spots=section.obsm["spatial"],
-        tile_um=250.0, name="s", donor="d", device="cpu",
+        ridge, slide, tmp_path / "out.zarr", spots=section.obsm["spatial"],
+        name="s", donor="d", **TILES,
     )  # fmt: skip
     assert os.listdir(tmp_path) == ["out.zarr"]
     made = anndata.read_zarr(out)
@@ -144,26 +164,20 @@ def test_a_slide_in_tiles_is_predicted_as_at_once(slide, ridge, section, expecte
         assert (made.obs[column].to_numpy() == expected.obs[column].to_numpy()[order]).all()
 
 
-def test_tiles_do_not_change_the_result(slide, ridge, tmp_path):
+def test_tiles_do_not_change_the_result(slide, ridge, tiled, tmp_path):
     """Statistics are the slide's: with those of a tile, the size of tiles would matter much."""
-    made = []
-    for tile_um in (130.0, 400.0, None):
-        out = tmp_path / f"{tile_um}.zarr"
-        predict_slide(ridge, slide, out, pitch_um=PITCH, tile_um=tile_um, device="cpu")
-        found = anndata.read_zarr(out)
-        made.append(found[np.argsort(found.obs_names)].X)
-    for other in made[1:]:
-        np.testing.assert_allclose(other, made[0], atol=0.01 * made[0].std())
+    out = predict_slide(ridge, slide, tmp_path / "o.zarr", **{**TILES, "tile_um": None})
+    one = anndata.read_zarr(out)
+    assert list(one.obs_names) != list(tiled.obs_names), "tiles order the points"
+    found, wanted = matched(one, tiled)
+    np.testing.assert_allclose(found, wanted, atol=0.01 * wanted.std())
 
 
-def test_without_spots_the_points_set_the_scale(slide, ridge, section, tmp_path):
-    out = predict_slide(
-        ridge, slide, tmp_path / "o.zarr", pitch_um=PITCH, tile_um=250.0, device="cpu"
-    )
+def test_without_spots_the_points_set_the_scale(ridge, section, tiled):
     points = superres.grid(section, PITCH)
     entry = points.uns["spatial"][sections.name_of(points)]
     del entry["metadata"]["spots"]  # then every point is a spot of its own
-    found, wanted = matched(anndata.read_zarr(out), superres.predict(ridge, points))
+    found, wanted = matched(tiled, superres.predict(ridge, points))
     np.testing.assert_allclose(found, wanted, atol=0.01 * wanted.std())
 
 
@@ -172,9 +186,7 @@ def test_methods_on_patches_predict_as_at_once(slide, small_sections, section, t
     fitted = methods.HECLIP(
         patched(trainable), config.Contrast(head="projection", dim=16), config.Decode(k=5), ONE
     ).fit(small_sections[:2])
-    out = predict_slide(
-        fitted, slide, tmp_path / "o.zarr", pitch_um=PITCH, tile_um=250.0, device="cpu"
-    )
+    out = predict_slide(fitted, slide, tmp_path / "o.zarr", **TILES)
     wanted = superres.predict(fitted, superres.grid(section, PITCH))
     found, wanted = matched(anndata.read_zarr(out), wanted)
     # Batches differ, so similarities round differently, and near ties may swap their ranks.
@@ -209,14 +221,12 @@ def stopped_after(monkeypatch, step, calls):
     ("step", "calls"), [("make_map", 3), ("describe", 2), ("make_from_features", 0),
                         ("make_from_features", 4)]
 )  # fmt: skip
-def test_a_stopped_run_goes_on_to_the_same_result(slide, ridge, step, calls, tmp_path):
-    options = {"pitch_um": 100.0, "tile_um": 250.0, "device": "cpu"}
-    wanted = predict_slide(ridge, slide, tmp_path / "w.zarr", **options)
+def test_a_stopped_run_goes_on_to_the_same_result(slide, ridge, whole, step, calls, tmp_path):
     out = tmp_path / "o.zarr"
     with pytest.MonkeyPatch.context() as patch:
         stopped_after(patch, step, calls)
         with pytest.raises(KeyboardInterrupt):
-            predict_slide(ridge, slide, out, **options)
+            predict_slide(ridge, slide, out, **COARSE)
     assert not out.exists()
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "o.zarr.parts").rglob("*.npy")}
     assert len(kept) > calls
@@ -224,11 +234,11 @@ def test_a_stopped_run_goes_on_to_the_same_result(slide, ridge, step, calls, tmp
     with pytest.MonkeyPatch.context() as patch:
         real = getattr(slide_job.Job, step)
         patch.setattr(slide_job.Job, step, lambda job, task: made.append(task) or real(job, task))
-        predict_slide(ridge, slide, out, **options)
+        predict_slide(ridge, slide, out, **COARSE)
     assert made and len(made) == len(set(map(str, made)))
-    first, again = anndata.read_zarr(wanted), anndata.read_zarr(out)
-    np.testing.assert_array_equal(first.X, again.X)
-    assert first.obs.equals(again.obs)
+    again = anndata.read_zarr(out)
+    np.testing.assert_array_equal(whole.X, again.X)
+    assert whole.obs.equals(again.obs)
 
 
 def test_parts_of_another_run_are_not_mixed_in(slide, ridge, small_sections, tmp_path):
@@ -321,20 +331,18 @@ def test_parts_dropped_half_are_dropped_whole(slide, ridge, tmp_path, monkeypatc
         ("expression", "make_from_features"),
     ],
 )
-def test_a_damaged_part_is_dropped_and_made_anew(slide, ridge, part, step, tmp_path):
-    out, options = tmp_path / "o.zarr", {"pitch_um": 100.0, "tile_um": 250.0, "device": "cpu"}
+def test_a_damaged_part_is_dropped_and_made_anew(slide, ridge, whole, part, step, tmp_path):
+    out = tmp_path / "o.zarr"
     with pytest.MonkeyPatch.context() as patch:
         stopped_after(patch, step, 2)
         with pytest.raises(KeyboardInterrupt):
-            predict_slide(ridge, slide, out, **options)
+            predict_slide(ridge, slide, out, **COARSE)
     damaged = sorted((tmp_path / "o.zarr.parts" / part).glob("*.npy"))[0]
     damaged.write_bytes(damaged.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"is damaged .* and was dropped"):
-        predict_slide(ridge, slide, out, **options)
-    predict_slide(ridge, slide, out, **options)
-    predict_slide(ridge, slide, tmp_path / "w.zarr", **options)
-    first, again = (anndata.read_zarr(tmp_path / name) for name in ("w.zarr", "o.zarr"))
-    np.testing.assert_array_equal(first.X, again.X)
+        predict_slide(ridge, slide, out, **COARSE)
+    predict_slide(ridge, slide, out, **COARSE)
+    np.testing.assert_array_equal(whole.X, anndata.read_zarr(out).X)
 
 
 def test_another_model_that_says_nearly_the_same_is_another(slide, ridge, tmp_path):
@@ -377,18 +385,29 @@ def test_workers_whose_disk_is_another_are_refused(slide, ridge, tmp_path, monke
     assert not list(here.iterdir())
 
 
-def test_a_cluster_gives_the_same(slide, ridge, tmp_path):
+@pytest.mark.slow
+def test_a_cluster_gives_the_same(slide, ridge, tmp_path, monkeypatch):
+    """With workers in processes of their own, which find nothing but what was sent and the disk."""
     distributed = pytest.importorskip("distributed")
-    options = {"pitch_um": 100.0, "tile_um": 250.0, "device": "cpu"}
-    alone = predict_slide(ridge, slide, tmp_path / "a.zarr", **options)
+    saved.save(ridge, tmp_path / "model")
+    monkeypatch.setattr(encoders, "TILE", 1024)  # as they are there
+    monkeypatch.setattr(encoders, "HALO", 128)
+    monkeypatch.setattr(slide_job, "_TILE_POINTS", 16)  # some tiles for each
+    given = ["slide", tmp_path / "model", slide.path, "--um-per-px", slide.um_per_px]
+    given += ["--pitch-um", 100, "--device", "cpu"]
+    alone, together = tmp_path / "a.zarr", tmp_path / "c.zarr"
+    run(*given, "--out", alone)
+    for step in ("make_map", "describe", "make_from_features"):
+        monkeypatch.setattr(slide_job.Job, step, None)  # no more work is done in this process
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None,
-        protocol="tcp://", host="127.0.0.1",
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
+        host="127.0.0.1",
     ) as cluster:  # fmt: skip
-        address = cluster.scheduler_address
-        assert address.startswith("tcp://")
-        together = predict_slide(ridge, slide, tmp_path / "c.zarr", cluster=address, **options)
-    np.testing.assert_array_equal(anndata.read_zarr(alone).X, anndata.read_zarr(together).X)
+        run(*given, "--out", together, "--cluster", cluster.scheduler_address)
+    wanted, found = anndata.read_zarr(alone), anndata.read_zarr(together)
+    assert (wanted.obs_names == found.obs_names).all()
+    # Workers run on one thread each, which rounds otherwise.
+    np.testing.assert_allclose(found.X, wanted.X, atol=0.01 * wanted.X.std())
 
 
 def test_clusters_that_cannot_help_are_named(slide, ridge, tmp_path, monkeypatch):
@@ -480,8 +499,7 @@ def test_a_disk_too_small_is_noticed_before_any_work(slide, ridge, tmp_path, mon
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_disk_that_fills_up_keeps_what_is_finished(slide, ridge, tmp_path, monkeypatch):
-    options = {"pitch_um": 100.0, "tile_um": 250.0, "device": "cpu"}
+def test_a_disk_that_fills_up_keeps_what_is_finished(slide, ridge, whole, tmp_path, monkeypatch):
     real, left = np.save, iter(range(40))
 
     def full(*arguments, **keywords):
@@ -492,22 +510,13 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(slide, ridge, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full)
         with pytest.raises(OSError, match=r"stays in .*parts: make room"):
-            predict_slide(ridge, slide, tmp_path / "o.zarr", **options)
+            predict_slide(ridge, slide, tmp_path / "o.zarr", **COARSE)
     assert len(list((tmp_path / "o.zarr.parts").rglob("*.npy"))) == 40
-    made = predict_slide(ridge, slide, tmp_path / "o.zarr", **options)
-    whole = predict_slide(ridge, slide, tmp_path / "w.zarr", **options)
-    np.testing.assert_array_equal(anndata.read_zarr(made).X, anndata.read_zarr(whole).X)
+    made = predict_slide(ridge, slide, tmp_path / "o.zarr", **COARSE)
+    np.testing.assert_array_equal(anndata.read_zarr(made).X, whole.X)
 
 
 # -- a slide too large for memory, in processes of their own --------------------------------------
-
-
-@pytest.fixture(scope="module")
-def saved(small_sections, tmp_path_factory):
-    """A fitted HECLIP on disk."""
-    folder = tmp_path_factory.mktemp("model")
-    giant.fit(small_sections[:2], folder)
-    return folder
 
 
 def child(*arguments: object, **options) -> subprocess.Popen:
@@ -526,20 +535,28 @@ def finished(process: subprocess.Popen) -> str:
 
 @pytest.fixture(scope="module")
 def giant_slide(tmp_path_factory):
+    """A speck of tissue of 0.6 mm on 15 mm of glass."""
     slide = tmp_path_factory.mktemp("giant") / "giant.tif"
-    finished(child("write", slide, 30_000))
+    finished(child("write", slide, 30_000, "speck"))
     return slide
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read in /proc")
-@pytest.mark.parametrize(("layout", "table"), [("anndata", "."), ("spatialdata", "tables/giant")])
+@pytest.mark.parametrize(
+    ("kind", "layout", "table"),
+    [("maps", "anndata", "."), ("patches", "spatialdata", "tables/giant")],
+)
 def test_a_slide_of_900_million_pixels_takes_less_than_a_gibibyte(
-    saved, giant_slide, layout, table, tmp_path
+    giant_slide, kind, layout, table, tmp_path
 ):
+    """Also where its largest level is read: for maps of the finest scale, and for patches."""
+    training = tissue.synthetic_sections(1, 1, size_um=600, n_genes=60, seed=1)
+    giant.fit(training, tmp_path / "model", kind)
     assert Pyramid(giant_slide).size == (30_000, 30_000)
-    said = finished(child("predict", saved, giant_slide, tmp_path / "o.zarr", 150, layout))
-    record = json.loads(said.splitlines()[-1])
+    asked = ("predict", tmp_path / "model", giant_slide, tmp_path / "o.zarr", 50, layout)
+    record = json.loads(finished(child(*asked)).splitlines()[-1])
     made = anndata.read_zarr(tmp_path / "o.zarr" / table)
-    assert made.n_obs > 2000 and np.isfinite(made.X).all() and made.X.std() > 0
+    assert made.n_obs > 100 and np.isfinite(made.X).all() and made.X.std() > 0
+    assert record["largest_level_px"] > 1200**2, "all of the speck"
     assert record["took"] < LIMIT_MIB, record
