@@ -30,6 +30,7 @@ def folder(small_sections, tmp_path_factory):
 
 def test_every_command_once(folder, monkeypatch):
     monkeypatch.setenv("HECLIP_LITE_DATA", str(folder / "data"))
+    monkeypatch.setenv("HECLIP_LITE_CACHE", str(folder / "cache"))  # so that there is work to show
     say = {"cwd": folder}
     assert "heclip-lite" in start("--version", **say).out
     assert json.loads(start("check", ALL[0], "--json", **say).out)["usable"]
