@@ -28,8 +28,9 @@ REQUIRED = set(os.environ.get("HECLIP_LITE_REQUIRE", "").split(",")) - {""}
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config, specs):
-    """Several processes share the cores."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(specs))))
+    """Several processes share the cores; numba, once it is used, sets the threads of all others."""
+    threads = str(max(1, (os.cpu_count() or 1) // len(specs)))
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ.setdefault("OMP_NUM_THREADS", threads))
 
 
 @pytest.hookimpl(wrapper=True)  # before xdist reads the groups

@@ -118,10 +118,14 @@ JOBS: dict[str, Callable[..., None]] = {
 }
 
 
+def threads(number: int) -> dict[str, str]:
+    """Environment of a process that computes on so many; numba would give torch all cores again."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(number))
+
+
 def start(command: Sequence[str], **options) -> subprocess.Popen:
     """Start a job in a process group of its own, so that all it started can be killed with it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    environment.update(options.pop("env", {}))
+    environment = {**os.environ, **threads(1), "TQDM_DISABLE": "1", **options.pop("env", {})}
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

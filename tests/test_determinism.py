@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from killing import ROOT, command_of
+from killing import ROOT, command_of, threads
 
 # Of a mean correlation: sums run in another order on more threads or on another device.
 ACROSS_THREADS, ACROSS_DEVICES = (
@@ -22,8 +22,8 @@ ACROSS_THREADS, ACROSS_DEVICES = (
 )
 
 
-def table_with(threads: int, folder, device: str = "cpu") -> bytes:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
+def table_with(number: int, folder, device: str = "cpu") -> bytes:
+    environment = {**os.environ, **threads(number), "TQDM_DISABLE": "1"}
     command = command_of("contest", folder, device)
     subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
     return (folder / "result.csv").read_bytes()
