@@ -198,12 +198,18 @@ class Reader:
     def answer(self, cell_id: str, source: str, message: str) -> None:
         """Type into an exercise, run it, and wait for what its check says."""
         editor = self.cell(cell_id).locator(".cm-content").first
-        editor.scroll_into_view_if_needed()
-        editor.click()
-        self.page.keyboard.press("Control+A")
-        self.page.keyboard.press("Delete")
-        self.page.keyboard.insert_text(source)
-        self.page.keyboard.press("Control+Enter")
+        for _ in range(10):
+            # The end of an earlier run may take the focus away between two of these steps.
+            editor.click()
+            self.page.keyboard.press("Control+A")
+            self.page.keyboard.press("Delete")
+            self.page.keyboard.insert_text(source)
+            lines = editor.locator(".cm-line").all_text_contents()
+            if [line.replace("\u200b", "") for line in lines] == source.split("\n"):
+                break
+        else:
+            raise AssertionError(f"{cell_id}: the editor holds {lines}")
+        editor.press("Control+Enter")
         said = self.output(cell_id).locator("pre").filter(has_text=message)
         said.first.wait_for(timeout=LONG)
         self.wait_until_idle()
