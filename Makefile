@@ -13,7 +13,7 @@ BUILD := $(VENV) book/tools/build_book.py --data $(DATA) --profile $(PROFILE)
 QUICK ?=
 quick = $(if $(filter-out 0,$(QUICK)),--quick)
 
-.PHONY: help setup book lab student slides test test-all cover lint lock clean clean-all
+.PHONY: help setup book lab student slides test test-all screenshots cover lint lock clean clean-all
 .PHONY: benchmark-speed benchmark-metrics benchmark-dense benchmark-retrieval benchmark-slide
 .PHONY: tune contest ledger ablations recovery domains
 
@@ -24,6 +24,7 @@ help:
 	@echo "make slides           one deck of slides a chapter: _build/html/decks"
 	@echo "make test             run the tests"
 	@echo "make test-all         run the slow and the browser tests too"
+	@echo "make screenshots      pictures of every page: light, dark, on a phone"
 	@echo "make benchmark-speed  compare our training step with a plain PyTorch loop"
 	@echo "make benchmark-metrics  compare our metrics and bootstrap with plain loops"
 	@echo "make benchmark-dense  cost of dense prediction against the number of points"
@@ -67,6 +68,9 @@ test: setup
 
 test-all: setup
 	$(PYTEST)
+
+screenshots: setup
+	HECLIP_LITE_SCREENSHOTS=1 $(PYTEST) tests/test_browser.py
 
 benchmark-speed: setup
 	$(VENV) book/tools/benchmark_speed.py

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import io
 import os
 import shutil
 import subprocess
@@ -271,7 +272,10 @@ def full_disk():
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
         try:
-            yield
+            # pytest keeps stderr in a file, and a bar of tqdm that cannot be shown keeps the lock
+            # of all bars: the next thread that wants to show one would wait for ever.
+            with contextlib.redirect_stderr(io.StringIO()):
+                yield
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -231,7 +231,7 @@ def test_another_process_waits_for_the_folder_and_goes_on_from_there(tmp_path, m
         found.append(run(longer, net, checkpoint=tmp_path))
         come.set()
 
-    other = threading.Thread(target=do)
+    other = threading.Thread(target=do, daemon=True)
 
     def warn(text, **_):
         if "Another process works in" in text:
@@ -246,7 +246,7 @@ def test_another_process_waits_for_the_folder_and_goes_on_from_there(tmp_path, m
     monkeypatch.setattr(store, "write_json", interrupted)
     monkeypatch.setattr(store.warnings, "warn", warn)
     _, history = run(checkpoint=tmp_path)
-    other.join()
+    other.join(60)
     ((state, resumed),) = found
     assert history == whole[:4] and resumed == whole
     assert_same(state, wanted)
