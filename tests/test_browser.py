@@ -34,6 +34,11 @@ def turn(page, look: str) -> None:
     width, height, colours = LOOKS[look]
     page.set_viewport_size({"width": width, "height": height})
     page.emulate_media(color_scheme=colours)
+    page.wait_for_function(
+        "([width, colours]) => innerWidth == width"
+        " && matchMedia(`(prefers-color-scheme: ${colours})`).matches",
+        arg=[width, colours],
+    )
 
 
 @pytest.mark.parametrize("name", contents.pages_and_beside())
@@ -59,7 +64,8 @@ def test_page_is_sound(name, context, address):
         width, shown = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert width <= shown, f"{look}: the page is {width} px wide on a screen of {shown}"
         if "/" in name:  # a page of the book follows the reader's system
-            assert page.evaluate("document.documentElement.dataset.theme") == LOOKS[look][2]
+            theme = f"document.documentElement.dataset.theme == '{LOOKS[look][2]}'"
+            page.wait_for_function(theme, timeout=10_000)
         if os.environ.get("HECLIP_LITE_SCREENSHOTS"):
             (SHOTS / look).mkdir(parents=True, exist_ok=True)
             shot = SHOTS / look / f"{name.replace('/', '_')}.jpg"  # half the time of a PNG

@@ -108,19 +108,27 @@ def kill(arguments: list[str], cwd, ready, code: int) -> None:
     assert process.returncode != 0, "it was done before it could be stopped"
 
 
+TRAIN = ["train", *ALL[:2], *SMALL, "--members", "3", "--epochs", "12", "--out"]
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A model whose training nothing disturbed."""
+    start(*TRAIN, "whole", cwd=folder)
+    return contents(folder / "whole")
+
+
 @pytest.mark.parametrize("code", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_training_ends_in_the_same_model(code, folder, tmp_path):
-    places = [folder / name for name in ALL[:2]]
-    arguments = ["train", *places, *SMALL, "--members", "3", "--epochs", "12", "--out"]
-    start(*arguments, "whole", cwd=tmp_path)
+def test_a_killed_training_ends_in_the_same_model(code, folder, whole, tmp_path):
+    arguments = [folder / word if word in ALL else word for word in TRAIN]
     member = tmp_path / "model/training/member-1/state.json"
     kill([*arguments, "model"], tmp_path, member.exists, code)
     assert not (tmp_path / "model/model.json").exists()
     done = start(*arguments, "model", cwd=tmp_path)
     assert "Going on" in done.err
-    one, two = contents(tmp_path / "model"), contents(tmp_path / "whole")
-    assert one.keys() == two.keys()
-    assert all(one[name] == two[name] for name in one if name.startswith("heclip"))
+    found = contents(tmp_path / "model")
+    assert found.keys() == whole.keys()
+    assert all(found[name] == whole[name] for name in found if name.startswith("heclip"))
 
 
 def test_a_killed_contest_ends_in_the_same_tables(folder, tmp_path):
