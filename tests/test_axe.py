@@ -60,9 +60,10 @@ def browser(chromium):
 
 def unfolded(browser, address: str):
     page = browser.new_page()
-    page.goto(address)  # and what it loads
+    page.goto(address)
     page.evaluate("window.MathJax?.startup?.promise")
     page.evaluate(UNFOLD)
+    assert not page.locator("details:not([open]), .toggle-hidden:has(> .toggle-button)").count()
     page.wait_for_function(SETTLED)
     return page
 

@@ -20,7 +20,7 @@ import pytest
 from killing import ROOT, command_of, end, start, survive, wait_for
 
 pytestmark = pytest.mark.slow
-# Five jobs are killed 25 times; all but one of each job's kills must hit the work: twenty in all.
+# Each of five jobs is killed five times; at least four must hit the work: twenty in all.
 
 
 def leftovers(folder) -> list[str]:
@@ -31,10 +31,10 @@ def leftovers(folder) -> list[str]:
 def test_training_ends_with_the_same_parameters(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     end(start(command_of("train", whole)))
-    moments = [(f"*/state-{epoch:04d}.*", 0.05) for epoch in (3, 10, 20, 40, 50)]
+    moments = [(f"*/state-{epoch:04d}.*", 0.05) for epoch in (3, 20, 40)]
     moments += [("*/state-0060.*", 0), ("*/state.json", 0)]  # both of the last epoch
     hits = survive(command_of("train", killed), moments, seed=1)
-    assert hits >= 6, "the kills must hit the work"
+    assert hits >= 4, "the kills must hit the work"
     with np.load(whole / "result.npz") as right, np.load(killed / "result.npz") as found:
         assert set(right) == set(found)
         for name in right:
@@ -128,13 +128,15 @@ def test_a_notebook_run_ends_with_the_same_results(tmp_path, executed):
         [sys.executable, str(tool), "--notebooks-only"],
         [
             ("*/workspace/synthetic_fast", 2),  # the chapter, not its kernel, has begun
+            ("*/reference_hvg-*/state-0002.*", 0.5),
             ("*/recommended-*/state-0020.*", 0.5),
+            ("*/recommended-*/heclip.json", 0),
             (f"*/synthetic_fast/{NOTEBOOK}.json", 0),
         ],
         seed=4,
         env={"PYTHONPATH": str(tmp_path)},
     )
-    assert hits >= 2
+    assert hits >= 4
     found = tmp_path / "_build" / "results" / f"{NOTEBOOK}.json"
     assert without_times(found) == without_times(executed / "results" / f"{NOTEBOOK}.json")
     assert not leftovers(tmp_path / "_build" / "workspace")
