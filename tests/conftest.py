@@ -194,10 +194,10 @@ def chromium():
 @pytest.fixture(scope="session")
 def whole_contest(tmp_path_factory) -> Path:
     """Folder of a contest that nothing disturbed, on one thread."""
-    from killing import command_of, end, start
+    from killing import contest, end, start
 
     folder = tmp_path_factory.mktemp("contest")
-    end(start(command_of("contest", folder)))
+    end(start(contest, folder))
     return folder
 
 

@@ -1,29 +1,32 @@
 """Jobs that are killed, early and at their very end, and what runs them: each in its own process.
 
-``python tests/killing.py JOB FOLDER`` does a job from where FOLDER stands.
-The contest takes the device it runs on as a third word.
+`start` forks it from a process that has the libraries at hand, for they take longer to import than
+most jobs take. ``python tests/killing.py JOB FOLDER`` does a job in a process begun from nothing;
+the contest takes the device it runs on as a third word.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import runpy
 import signal
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 600  # seconds after which a job counts as stuck
 MORTAL = Path(__file__).parent / "mortal"  # a Python that has it on its path dies where it is told
-
-
-def ready() -> None:
-    """Tell whoever waits for it that the work itself begins, when all libraries are imported."""
-    print("ready", flush=True)
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["scanpy", "timm", "heclip_lite.course", "heclip_lite.methods", "heclip_lite.wholeslide"]
+)
 
 
 def train(folder: Path) -> None:
@@ -65,7 +68,6 @@ def contest(folder: Path, device: str = "cpu") -> None:
         "position": methods.Position(),
         "mean": methods.Mean(),
     }
-    ready()
     table = evaluation.contest(
         entered, sections, evaluation.leave_one_out(sections, "section"), seeds=(0, 1)
     )
@@ -82,7 +84,6 @@ def chapter(folder: Path) -> None:
     course.DATASETS["small"] = course.Dataset(
         training=("P1-1", "P1-2"), test=("P2-1",), read=lambda seed: drawn, about="small"
     )
-    ready()
     started = course.start(
         "09_test",
         data="small",
@@ -123,39 +124,57 @@ def threads(number: int) -> dict[str, str]:
     return dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(number))
 
 
-def start(command: Sequence[str], **options) -> subprocess.Popen:
-    """Start a job in a process group of its own, so that all it started can be killed with it."""
-    environment = {**os.environ, **threads(1), "TQDM_DISABLE": "1", **options.pop("env", {})}
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        start_new_session=True,
-        **options,
-    )
-
-
 def command_of(job: str, folder: Path, *more: str) -> list[str]:
     """The command line of a job of this file."""
     return [sys.executable, __file__, job, str(folder), *more]
 
 
-def kill(process: subprocess.Popen) -> None:
-    """``kill -9`` a process and all it started."""
-    try:
+def execute(*command: str) -> None:
+    """The job of becoming another program."""
+    os.execv(command[0], command)
+
+
+def start(job: Callable[..., None], *arguments: object, **environment: str) -> BaseProcess:
+    """Start a job in a process group of its own, so that all it started can be killed with it."""
+    alone = {**os.environ, **threads(1), "TQDM_DISABLE": "1", **environment}
+    with mock.patch.dict(os.environ, alone):  # the libraries count the threads when imported
+        forkserver.ensure_running()
+    process = FORKS.Process(target=_in_own_group, args=(job, arguments, alone))
+    process.start()
+    return process
+
+
+def _in_own_group(job: Callable[..., None], arguments: tuple, environment: dict) -> None:
+    os.setsid()
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(environment)
+    runpy.run_path(str(MORTAL / "sitecustomize.py"))
+    job(*arguments)
+
+
+def end(process: BaseProcess) -> None:
+    """Wait until a job ends, which it has to do well."""
+    assert _code(process) == 0, f"{process.name} failed: {process.exitcode}"
+
+
+def _code(process: BaseProcess) -> int:
+    """What a job ends with; a stuck one is killed, and all it started."""
+    process.join(PATIENCE)
+    if process.exitcode is None:
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
+        process.join()
+    return process.exitcode
 
 
 def survive(
-    command: Sequence[str], moments: Sequence[tuple[str, float]], *, seed: int, **options
+    job: Callable[..., None],
+    *arguments: object,
+    moments: Sequence[tuple[str, float]],
+    seed: int,
+    **environment: str,
 ) -> int:
-    """Start a command again and again, killing it at one moment after the other; then let it end.
+    """Start a job again and again, killing it at one moment after the other; then let it end.
 
     Parameters
     ----------
@@ -170,40 +189,13 @@ def survive(
         How many kills hit the work before it had ended.
     """
     draws = np.random.default_rng(seed).uniform(0.2, 1, len(moments))
+    paths = os.pathsep.join(filter(None, (str(MORTAL), environment.get("PYTHONPATH"))))
     hits = 0
     for (pattern, seconds), draw in zip(moments, draws, strict=True):
-        hits += dies(command, pattern, draw * seconds, **options)
-    end(start(command, **options))
+        dies = {"DIES_AT": pattern, "DIES_AFTER": str(draw * seconds), "PYTHONPATH": paths}
+        hits += _code(start(job, *arguments, **environment | dies)) == -signal.SIGKILL
+    end(start(job, *arguments, **environment))
     return hits
-
-
-def dies(command: Sequence[str], at: str, after: float, **options) -> bool:
-    """Whether a command was killed where `mortal` is told to, and had not ended before."""
-    environment = {**options.pop("env", {}), "DIES_AT": at, "DIES_AFTER": str(after)}
-    path = [str(MORTAL), environment.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-    process = start(command, env=environment, **options)
-    process.communicate(timeout=PATIENCE)
-    return process.returncode == -signal.SIGKILL
-
-
-def end(process: subprocess.Popen) -> None:
-    """Wait until a job ends, which it has to do well."""
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, f"{process.args} failed"
-
-
-def wait_for(process: subprocess.Popen) -> None:
-    """Until the process says that its work begins."""
-    watchdog = threading.Timer(PATIENCE, kill, [process])
-    watchdog.start()
-    try:
-        for said in process.stdout:
-            if said.startswith("ready"):
-                return
-    finally:
-        watchdog.cancel()
-    raise AssertionError(f"{process.args} ended before its work began")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_page_is_sound(name, context, address):
             else complaints.append(f"outside: {r.url}")
         ),
     )
-    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+    page.goto(f"{address}/{name}.html")
     page.evaluate("window.MathJax?.startup?.promise")
     for look in LOOKS:
         turn(page, look)
@@ -70,6 +70,7 @@ def test_page_is_sound(name, context, address):
             (SHOTS / look).mkdir(parents=True, exist_ok=True)
             shot = SHOTS / look / f"{name.replace('/', '_')}.jpg"  # half the time of a PNG
             page.screenshot(path=shot, full_page=True, quality=80)
+    page.wait_for_load_state("networkidle")
     assert not complaints, complaints
     formulas = page.locator(".math").count()
     assert page.locator(".math mjx-container").count() >= formulas, "a formula is not set"

@@ -17,7 +17,7 @@ import anndata
 import giant
 import numpy as np
 import pytest
-from killing import ROOT, command_of, end, start, survive, wait_for
+from killing import JOBS, ROOT, contest, download, end, execute, start, survive, train
 
 pytestmark = pytest.mark.slow
 # Each of five jobs is killed five times; at least four must hit the work: twenty in all.
@@ -30,10 +30,10 @@ def leftovers(folder) -> list[str]:
 
 def test_training_ends_with_the_same_parameters(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    end(start(command_of("train", whole)))
+    end(start(train, whole))
     moments = [(f"*/state-{epoch:04d}.*", 0.05) for epoch in (3, 20, 40)]
     moments += [("*/state-0060.*", 0), ("*/state.json", 0)]  # both of the last epoch
-    hits = survive(command_of("train", killed), moments, seed=1)
+    hits = survive(train, killed, moments=moments, seed=1)
     assert hits >= 4, "the kills must hit the work"
     with np.load(whole / "result.npz") as right, np.load(killed / "result.npz") as found:
         assert set(right) == set(found)
@@ -43,7 +43,7 @@ def test_training_ends_with_the_same_parameters(tmp_path):
 
 def test_a_contest_ends_with_the_same_table(tmp_path, whole_contest):
     moments = [*[("*/contest/*.npz", 0.2)] * 3, ("*/contest/*.npz", 0), ("*/result.csv", 0)]
-    hits = survive(command_of("contest", tmp_path), moments, seed=2)
+    hits = survive(contest, tmp_path, moments=moments, seed=2)
     assert hits >= 4
     assert (tmp_path / "result.csv").read_bytes() == (whole_contest / "result.csv").read_bytes()
 
@@ -77,7 +77,7 @@ def test_a_download_never_leaves_half_a_file_under_its_name(tmp_path):
         (tmp_path / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
         parts = [(f"*/part{n}.bin", seconds) for n, seconds in enumerate((0.4, 0.4, 0))]
         moments = [("*/part0.bin", 0), parts[0], ("*/part1.bin", 0), *parts[1:]]
-        hits = survive(command_of("download", tmp_path), moments, seed=3)
+        hits = survive(download, tmp_path, moments=moments, seed=3)
         server.shutdown()
     assert hits >= 4
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == hashes
@@ -90,14 +90,13 @@ def test_dense_prediction_of_a_slide_ends_with_the_same_expression(tmp_path, sma
     giant.write(slide, 6000)
     giant.fit(small_sections[:2], model)
 
-    def predict(out: str) -> list[str]:
-        options = tmp_path / out, "100", "anndata", "800"
-        return [sys.executable, giant.__file__, "predict", model, slide, *options]
+    def predict(out: str) -> tuple:
+        return giant.predict, model, slide, tmp_path / out, "100", "anndata", "800"
 
-    end(start(predict("whole.zarr")))
+    end(start(*predict("whole.zarr")))
     moments = [("*/maps/scale1_*", 0.1), ("*/features/3.npy", 0.1), ("*/expression/3.npy", 0.01)]
     moments += [("*/result.zarr/X", 0), ("*/killed.zarr", 0)]
-    hits = survive(predict("killed.zarr"), moments, seed=5)
+    hits = survive(*predict("killed.zarr"), moments=moments, seed=5)
     assert hits >= 4
     whole, killed = (anndata.read_zarr(tmp_path / f"{n}.zarr") for n in ("whole", "killed"))
     np.testing.assert_array_equal(whole.X, killed.X)
@@ -125,8 +124,9 @@ def test_a_notebook_run_ends_with_the_same_results(tmp_path, executed):
             shutil.copy2(ROOT / name, tmp_path / name)
     tool = tmp_path / "book" / "tools" / "build_book.py"
     hits = survive(
-        [sys.executable, str(tool), "--notebooks-only"],
-        [
+        execute,
+        *(sys.executable, str(tool), "--notebooks-only"),
+        moments=[
             ("*/workspace/synthetic_fast", 2),  # the chapter, not its kernel, has begun
             ("*/reference_hvg-*/state-0002.*", 0.5),
             ("*/recommended-*/state-0020.*", 0.5),
@@ -134,7 +134,7 @@ def test_a_notebook_run_ends_with_the_same_results(tmp_path, executed):
             (f"*/synthetic_fast/{NOTEBOOK}.json", 0),
         ],
         seed=4,
-        env={"PYTHONPATH": str(tmp_path)},
+        PYTHONPATH=str(tmp_path),
     )
     assert hits >= 4
     found = tmp_path / "_build" / "results" / f"{NOTEBOOK}.json"
@@ -148,10 +148,8 @@ def test_two_processes_share_a_cache_and_a_workspace(job, tmp_path, whole_contes
     if job == "contest":
         alone = whole_contest
     else:
-        end(start(command_of(job, alone)))
-    both = [start(command_of(job, shared)) for _ in range(2)]
-    for process in both:
-        wait_for(process)
+        end(start(JOBS[job], alone))
+    both = [start(JOBS[job], shared) for _ in range(2)]
     for process in both:
         end(process)
     assert (shared / "result.csv").read_bytes() == (alone / "result.csv").read_bytes()

@@ -134,6 +134,7 @@ def run_cells(notebook: Path, output: Path, values: dict) -> None:
                 kernel_name="python3",
                 cwd=notebook.parent,
                 progress_bar=sys.stderr.isatty(),
+                request_save_on_cell_execute=False,  # nobody reads an unfinished notebook
                 extra_arguments=["--log-level=CRITICAL"],  # no advice on encrypting local traffic
             )
     except PapermillExecutionError as error:
