@@ -21,9 +21,12 @@ def pages() -> list[str]:
 
 
 def pages_and_beside() -> list[str]:
-    """Pages of the book, and those that the site has beside them; of source files one of many."""
+    """Pages of the book, and those that the site has beside them; of source files one of many.
+
+    But for index.html, which shows nothing and leads on to the first page.
+    """
     of_code = ["genindex", "py-modindex", "_modules/index", "_modules/heclip_lite/losses"]
-    return [*pages(), *of_code, "search", "404", "index"]
+    return [*pages(), *of_code, "search", "404"]
 
 
 def decks() -> list[str]:

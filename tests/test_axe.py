@@ -94,11 +94,7 @@ def in_colours(axe, page) -> list[str]:
     return serious(axe.run(page, context=where, options=options))
 
 
-# But for index.html, which shows nothing and leads on to the first page.
-SEEN = [name for name in [*contents.pages_and_beside(), *contents.decks()] if name != "index"]
-
-
-@pytest.mark.parametrize("name", SEEN)
+@pytest.mark.parametrize("name", [*contents.pages_and_beside(), *contents.decks()])
 def test_page_shuts_nobody_out(name, axe, browser, address):
     page = unfolded(browser, f"{address}/{name}.html")
     found = in_form(axe, page) + in_colours(axe, page)

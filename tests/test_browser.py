@@ -78,6 +78,13 @@ def test_page_is_sound(name, context, address):
     page.close()
 
 
+def test_the_address_of_the_site_leads_to_the_first_page(chromium, address):
+    page = chromium.new_page()
+    page.goto(f"{address}/")
+    page.wait_for_url(f"{address}/book/index.html")
+    page.close()
+
+
 def test_search_finds_a_word_without_a_network(chromium, address):
     page = chromium.new_page()
     page.goto(f"{address}/search.html?q=spot", wait_until="networkidle")
