@@ -159,11 +159,11 @@ def end(process: BaseProcess) -> None:
 
 
 def _code(process: BaseProcess) -> int:
-    """What a job ends with; a stuck one is killed, and all it started."""
+    """What a job ends with; a stuck one fails the test, and is killed with all it started."""
     process.join(PATIENCE)
     if process.exitcode is None:
         os.killpg(process.pid, signal.SIGKILL)
-        process.join()
+        raise AssertionError(f"{process.name} was stuck for {PATIENCE} s")
     return process.exitcode
 
 
