@@ -257,7 +257,7 @@ def cached_json(path: str | os.PathLike, make: Callable[[], Any]) -> Any:
 def package_hash() -> str:
     """First 16 digits of the SHA-256 over the source of this package."""
     folder = Path(__file__).parent
-    files = sorted(folder.rglob("*.py"))
+    files = sorted(folder.glob("*.py"))
     return content_key(*[part for f in files for part in (f.name, f.read_bytes())])[:16]
 
 

@@ -194,6 +194,46 @@ def test_an_unchanged_site_is_not_built_again(site):
     assert (site / "index.html").stat().st_mtime_ns == written
 
 
+def test_what_editors_leave_makes_no_other_site(tmp_path):
+    """Who has opened a chapter in JupyterLab does not wait for the site again."""
+    for folder in ("book", "notebooks", "heclip_lite"):
+        ignore = shutil.ignore_patterns(".*", "__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    for path in ("_config.yml", "_toc.yml", "requirements.txt"):
+        shutil.copy2(ROOT / path, tmp_path)
+    code = """
+import json, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, "book/tools")
+import build_book, freshness, settings, stage, student
+first = settings.notebooks()[:1]
+student.notebooks = lambda: first
+def made():
+    stage.copy_book(stage.STAGE)
+    sources = freshness.made_from("synthetic", "fast")
+    key = build_book.site_key(stage.STAGE, sources)
+    student.write_copies()
+    return key, sources, sorted(path.name for path in student.STUDENT.rglob("*"))
+seen, before = {}, made()
+for name in sys.argv[1:]:
+    path = settings.ROOT / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("of somebody")
+    seen[name] = made() == before
+    path.unlink()
+print(json.dumps(seen))
+"""
+    left = ["notebooks/.ipynb_checkpoints/01_data-checkpoint.ipynb", "book/results/.DS_Store"]
+    left += ["book/.ipynb_checkpoints/index-checkpoint.md", "book/tools/__pycache__/stage.pyc"]
+    left += ["book/results/.ipynb_checkpoints/tried-checkpoint.csv"]
+    meant = ["notebooks/more.csv", "book/results/more.csv", "book/more.md", "book/tools/more.py"]
+    command = [sys.executable, "-W", "ignore", "-c", code, *left, *meant]
+    own = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {**dict.fromkeys(left, True), **dict.fromkeys(meant, False)}
+
+
 def in_contents(site: Path) -> list[Path]:
     return [site / f"{name}.html" for name in contents.pages()]
 

@@ -19,7 +19,7 @@ import offline
 from decks import write_decks
 from results import COMMITTED
 from run_notebooks import run_all
-from settings import BUILD, NOTEBOOKS, ROOT, BuildError, shown
+from settings import BUILD, NOTEBOOKS, ROOT, BuildError, files_in, shown
 from stage import make_stage, plain_pages
 from student import offer
 
@@ -32,8 +32,7 @@ INSTRUCTOR = BUILD / "instructor"  # the same book with its solutions open
 def site_key(stage: Path, sources: dict) -> str:
     """Key of all a page is made from: staged files, docstrings, tools and versions."""
     folders = (stage, Path(__file__).parent, NOTEBOOKS, COMMITTED)  # the last two are handed out
-    files = sorted(p for folder in folders for p in folder.rglob("*"))
-    files = [p for p in files if p.is_file() and "__pycache__" not in p.parts]
+    files = [path for folder in folders for path in files_in(folder)]
     parts = [part for p in files for part in (p.relative_to(ROOT).as_posix(), p.read_bytes())]
     requirements = (ROOT / "requirements.txt").read_bytes()
     return content_key(package_hash(), requirements, sources, *parts)

@@ -13,7 +13,7 @@ from html import escape, unescape
 from pathlib import Path
 
 from run_notebooks import input_key
-from settings import BUILD, ROOT, notebooks, shown
+from settings import BUILD, ROOT, files_in, notebooks, shown
 
 from heclip_lite.store import content_key, package_hash
 
@@ -39,7 +39,7 @@ def made_from(data: str, profile: str) -> dict[str, dict[str, str]]:
     for page, (notebook, key) in chapters.items():
         for made in (page, f"decks/{notebook.stem}"):
             sources[made] = {f"notebooks/{notebook.name}": key}
-    for path in sorted((ROOT / "book").rglob("*.md")):
+    for path in [path for path in files_in(ROOT / "book") if path.suffix == ".md"]:
         name = path.relative_to(ROOT).as_posix()
         sources[name.removesuffix(".md")] = {name: content_key(path.read_bytes())[:16]}
     for page in MEASURED:
@@ -50,7 +50,7 @@ def made_from(data: str, profile: str) -> dict[str, dict[str, str]]:
 
 
 def _folder_hash(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = files_in(folder)
     return content_key(*[part for p in files for part in (p.name, p.read_bytes())])[:16]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+from settings import files_in
 
 from heclip_lite import store
 
@@ -40,7 +41,7 @@ def marks(folder: Path, *, run: bool = False) -> pd.DataFrame:
         If there is no notebook, or one that cannot be read.
     """
     found: dict[str, dict[str, str]] = {}
-    paths = [p for p in sorted(folder.rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+    paths = [path for path in files_in(folder) if path.suffix == ".ipynb"]
     for path in paths:
         try:
             notebook = nbformat.read(path, as_version=4)

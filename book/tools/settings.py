@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = BUILD / "results"  # where a notebook writes its own NN_*.json
+# What editors and Python leave beside sources: JupyterLab's checkpoints, .DS_Store, __pycache__.
+LITTER = (".*", "__pycache__")
 
 
 class BuildError(Exception):
@@ -22,6 +25,16 @@ class BuildError(Exception):
 def notebooks() -> list[Path]:
     """The course's notebooks ``NN_*.ipynb``, in order."""
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files in and below a folder, in order, but for what `LITTER` names."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(path for path in files if not _is_litter(path.relative_to(folder)))
+
+
+def _is_litter(path: Path) -> bool:
+    return any(fnmatchcase(part, pattern) for part in path.parts for pattern in LITTER)
 
 
 def run_folder(data: str, profile: str) -> Path:

@@ -19,7 +19,16 @@ import nbformat
 import scale_page
 import yaml
 from run_notebooks import result_files
-from settings import BUILD, ROOT, BuildError, notebooks, run_folder, shown, site_address
+from settings import (
+    BUILD,
+    LITTER,
+    ROOT,
+    BuildError,
+    notebooks,
+    run_folder,
+    shown,
+    site_address,
+)
 
 from heclip_lite import quiz
 
@@ -35,11 +44,7 @@ def make_stage(data: str, profile: str, records: list[dict], *, instructor: bool
     In the instructor's edition solutions stand open.
     """
     stage = INSTRUCTOR_STAGE if instructor else STAGE
-    shutil.rmtree(stage, ignore_errors=True)
-    skip = shutil.ignore_patterns("tools", "results", "__pycache__", ".ipynb_checkpoints")
-    shutil.copytree(ROOT / "book", stage / "book", ignore=skip)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy2(ROOT / name, stage / name)
+    copy_book(stage)
     (stage / "notebooks").mkdir()
     folder = run_folder(data, profile)
     for notebook in notebooks():
@@ -56,6 +61,15 @@ def make_stage(data: str, profile: str, records: list[dict], *, instructor: bool
     if instructor:
         handouts.rename(stage / "_config.yml")
     return stage
+
+
+def copy_book(stage: Path) -> None:
+    """Begin a staging folder anew with the pages of the book and its settings."""
+    shutil.rmtree(stage, ignore_errors=True)
+    skip = shutil.ignore_patterns("tools", "results", *LITTER)
+    shutil.copytree(ROOT / "book", stage / "book", ignore=skip)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(ROOT / name, stage / name)
 
 
 def for_the_site(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

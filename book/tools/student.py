@@ -22,9 +22,11 @@ from results import COMMITTED
 from run_notebooks import run_cells
 from settings import (
     BUILD,
+    LITTER,
     NOTEBOOKS,
     ROOT,
     BuildError,
+    files_in,
     notebooks,
     parameters,
     shown,
@@ -137,7 +139,8 @@ def write_copies(folder: Path = STUDENT) -> list[Path]:
             )
     work = folder.with_name(f"{folder.name}.work")
     shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(COMMITTED, work / PLACES["PUBLISHED"])
+    published = work / PLACES["PUBLISHED"]
+    shutil.copytree(COMMITTED, published, ignore=shutil.ignore_patterns(*LITTER))
     for path in notebooks():
         copy = student_copy(nbformat.read(path, as_version=4), path.stem)
         nbformat.write(copy, work / path.name)
@@ -195,7 +198,7 @@ def execute_copy(copy: Path, data: str = "synthetic", profile: str = "fast") -> 
         "RESULTS": str(RUNS / "results"),
     }
     requirements = (ROOT / "requirements.txt").read_bytes()
-    tables = [p.read_bytes() for p in sorted((copy.parent / PLACES["PUBLISHED"]).glob("*"))]
+    tables = [p.read_bytes() for p in files_in(copy.parent / PLACES["PUBLISHED"])]
     key = content_key(copy.read_bytes(), package_hash(), requirements, values, *tables)
     done, record = RUNS / copy.name, RUNS / f"{copy.stem}.json"
     if record.exists() and done.exists():
