@@ -83,7 +83,7 @@ def _root(
 
 
 for _function, _example in EXAMPLES.items():
-    command(app, example=_example)(_function)
+    command(app, example=_example, shared=_function is train)(_function)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import json
 import math
+import os
 import shlex
 import sys
 import traceback
@@ -26,6 +27,7 @@ from heclip_lite.cli_config import config_callback
 from heclip_lite.tokens import without_tokens
 
 PROGRAM = "heclip-lite"
+_TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"))  # as `ranks` reads them; torch loads slowly
 FINE, USER_ERROR, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 # What a user can mend: bad input, a missing file, no permission, a full disk, no network.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
@@ -75,7 +77,7 @@ class Report:
     fine: bool = True
 
 
-def command(app: typer.Typer, *, example: str) -> Callable:
+def command(app: typer.Typer, *, example: str, shared: bool = False) -> Callable:
     """Register a function that returns a :class:`Report` as a command.
 
     Parameters
@@ -84,6 +86,8 @@ def command(app: typer.Typer, *, example: str) -> Callable:
         Where to register it.
     example
         Lines that are shown below the help; the book executes or parses them.
+    shared
+        Whether processes that ``torchrun`` started share its work. Then the first of them reports.
     """
 
     def register(function: Callable[..., Report]) -> Callable[..., None]:
@@ -98,6 +102,13 @@ def command(app: typer.Typer, *, example: str) -> Callable:
             as_json, debug = given.pop("json"), given.pop("debug")
             given.pop("config")
             with reported_errors(debug):
+                rank, processes = (int(os.environ.get(n, d)) for n, d in _TORCHRUN)
+                if processes > 1 and not shared:
+                    raise ValueError(
+                        f"torchrun started {processes} processes, and each would do all the work "
+                        f"of {PROGRAM} {ctx.info_name} at the same place. Start it alone: only "
+                        f"{PROGRAM} train shares its work among processes."
+                    )
                 for name, kind in expanders.items():
                     own = {key: given.pop(key) for key in kind.parameters()}
                     given[name] = kind.from_options(ctx, **own)
@@ -105,7 +116,8 @@ def command(app: typer.Typer, *, example: str) -> Callable:
                     report = function(**given)
                 shown = plain(report.values)
                 text = json.dumps(shown, indent=2, allow_nan=False) if as_json else None
-                print(text if as_json else "\n".join(report.lines), flush=True)
+                if rank == 0:
+                    print(text if as_json else "\n".join(report.lines), flush=True)
             if not report.fine:
                 raise typer.Exit(USER_ERROR)
 

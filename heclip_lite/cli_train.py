@@ -44,19 +44,20 @@ def train(
     """Train a method on sections and keep it in a folder.
 
     If the training is interrupted, the same command goes on from its last epoch and ends in the
-    same model.
+    same model. Started by torchrun, several processes share every batch, and the first one writes.
     """
-    from heclip_lite import runtime, saved
+    from heclip_lite import ranks, runtime, saved
 
-    (name,) = check_names([method])
+    (name,), writes = check_names([method]), ranks.rank() == 0
     runtime.pick_device(device)  # says which there are, before anything is read
     unfinished = (out / UNFINISHED).is_dir() and not (out / saved.RECORD).exists()
-    check_output(
-        out,
-        overwrite=overwrite or unfinished,
-        inputs=sections.paths,
-        mark=UNFINISHED if unfinished else saved.RECORD,
-    )
+    if writes:
+        check_output(
+            out,
+            overwrite=overwrite or unfinished,
+            inputs=sections.paths,
+            mark=UNFINISHED if unfinished else saved.RECORD,
+        )
     wanted = None if genes is None else _read_genes(genes)
     read = sections.read()
     size = settings.size(
@@ -68,13 +69,15 @@ def train(
             f"{name} cannot be saved, so it cannot be trained here; heclip-lite evaluate runs it."
         )
     chosen.panel = _panel(wanted, read)
-    _claim(out, chosen, read, overwrite)
+    if writes:
+        _claim(out, chosen, read, overwrite)
     if hasattr(chosen, "checkpoint"):
         chosen.checkpoint = out / UNFINISHED
     try:
         chosen.fit(read)
     except BaseException:
-        _unclaim(out)
+        if writes:
+            _unclaim(out)
         raise
     about = {
         "method": name,
@@ -82,10 +85,12 @@ def train(
         "spot_pitch_um": _median_of(read, "spot_pitch_um"),
         "spot_diameter_um": _median_of(read, "spot_diameter_um"),
         "seed": seed,
+        "processes": ranks.size(),
         "provenance": provenance(runtime.pick_device(device)),
     }
-    saved.save(chosen, out, about=about)
-    shutil.rmtree(out / UNFINISHED)
+    if writes:
+        saved.save(chosen, out, about=about)
+        shutil.rmtree(out / UNFINISHED)
     values = {
         "model": str(out),
         "method": name,

@@ -21,16 +21,17 @@ QUIZZES = [
     for question in json.loads(path.read_text(encoding="utf-8"))["questions"]
     for option in question["options"]
 ]
+TOGETHER = "torchrun --nproc-per-node 4 --no-python "  # before a command for several processes
 LINES = sorted(
     {
-        line.strip()
+        line.strip().removeprefix(TOGETHER)
         for text in [
             *(body for page in PAGES for _, body in FENCE.findall(page.read_text("utf-8"))),
             *cli.EXAMPLES.values(),
             *(text.strip("`") for text in QUIZZES),
         ]
         for line in text.splitlines()
-        if line.strip().startswith("heclip-lite ")
+        if line.strip().removeprefix(TOGETHER).startswith("heclip-lite ")
     }
 )
 

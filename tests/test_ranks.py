@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cli_tools import SMALL, run
 from torch import nn
 
-from heclip_lite import config, encoders, export, histosge, networks, ranks, training
+from heclip_lite import config, encoders, export, histosge, networks, ranks, saved, training
 from heclip_lite.heclip import HECLIP
 from heclip_lite.losses import LOSSES
 from heclip_lite.regression import LIKELIHOODS, Regression
@@ -165,7 +166,12 @@ def one_of_several(folder: Path) -> None:
     sys.argv = ["train.py", "D1.h5ad", "D2.h5ad"]
     with contextlib.chdir(folder), contextlib.redirect_stderr(Terminal()) as shown:
         runpy.run_path("train.py", run_name="__main__")
+    with contextlib.chdir(folder):
+        command = ["train", "D1.h5ad", "D2.h5ad", "--out", "by_command", "--batch-size", "32"]
+        done = run(*command, *SMALL, "--json")
+        alone = run("evaluate", "D1.h5ad", "D2.h5ad", "--out", "contest", code=1)
     note = stopped_and_resumed(folder) | {"shown": shown.getvalue(), "touched": sorted(touched)}
+    note |= {"printed": done.out, "refused": alone.err}
     for name in TRAINED:
         found, _ = trained(name)
         if ranks.rank() == 0:
@@ -240,6 +246,20 @@ def test_the_script_of_chapter_08_leaves_a_model(several, small_sections):
     predicted = method.predict(small_sections[2])
     assert predicted.shape == (small_sections[2].n_obs, len(method.genes))
     assert np.isfinite(predicted).all()
+
+
+@pytest.mark.slow
+def test_the_command_shares_its_training_and_nothing_else(several, small_sections):
+    first, second = notes(several)
+    assert json.loads(first["printed"])["model"] == "by_command" and second["printed"] == ""
+    assert saved.read_record(several / "by_command")["about"]["processes"] == 2
+    assert not (several / "by_command" / "training").exists(), "it came to its end"
+    predicted = saved.load(several / "by_command").method.predict(small_sections[2])
+    assert np.isfinite(predicted).all()
+    for note in (first, second):
+        assert "torchrun started 2 processes" in note["refused"]
+        assert "heclip-lite evaluate" in note["refused"] and "alone" in note["refused"]
+    assert not (several / "contest").exists()
 
 
 def test_norms_see_the_whole_batch_on_gpus_only(monkeypatch):
