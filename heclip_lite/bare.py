@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from heclip_lite import contract, images, sections, superres
-from heclip_lite.readers_images import check_image_file, glass_colour
+from heclip_lite.readers_images import check_image_file
 
 
 def from_image(
@@ -76,7 +76,7 @@ def from_image(
 def _entry(path: Path, um_per_px: float, spot_diameter_um: float) -> dict:
     """What stands in ``uns["spatial"]``."""
     small = images.preview_of(path)
-    background = [int(v) for v in glass_colour(small)]
+    background = [int(v) for v in images.glass_colour(small)]
     return {
         "images": {"hires": small},
         "scalefactors": {

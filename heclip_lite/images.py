@@ -137,3 +137,12 @@ def rim_colour(pixels: np.ndarray, width: int = 5) -> np.ndarray:
     """Median colour along the image's edge: (3,); on most slides, the colour of empty glass."""
     rim = [pixels[:width], pixels[-width:], pixels[:, :width], pixels[:, -width:]]
     return np.median(np.concatenate([side.reshape(-1, 3) for side in rim]), axis=0)
+
+
+def glass_colour(preview: np.ndarray) -> Colour:
+    """Colour of empty slide: that of the image's edge where it looks like glass, else white."""
+    rim = rim_colour(preview)
+    if rim.min() >= 180 or rim.max() <= 30:
+        r, g, b = (int(v) for v in rim)
+        return r, g, b
+    return 255, 255, 255

@@ -71,7 +71,8 @@ class Pyramid:
         said = self._source.um_per_px
         self.um_per_px = _scale(self.path, um_per_px, said)
         self._warn_if_slow()
-        self.background = self._rim() if background is None else tuple(map(int, background))
+        glass = images.glass_colour(self.preview) if background is None else background
+        self.background = tuple(map(int, glass))
 
     def __getstate__(self) -> dict:
         """Everything but the open file: other processes open it for themselves."""
@@ -230,10 +231,7 @@ class Pyramid:
 
     def on_tissue(self, points: np.ndarray) -> np.ndarray:
         """Which points (points, 2), in pixels of the largest level, lie on tissue; bool."""
-        mask = self.tissue_mask()
-        shape = np.array(mask.shape[::-1])
-        at = (np.asarray(points) / self.size * shape).astype(int).clip(0, shape - 1)
-        return mask[at[:, 1], at[:, 0]]
+        return registration.in_mask(self.tissue_mask(), np.asarray(points), self.size)
 
     def section(
         self,
@@ -324,11 +322,6 @@ class Pyramid:
         )
 
     # -- when it is opened --------------------------------------------------------------------
-
-    def _rim(self) -> images.Colour:
-        rim = images.rim_colour(self.preview)
-        glass = rim.min() >= 180 or rim.max() <= 30
-        return tuple(int(v) for v in rim) if glass else (255, 255, 255)
 
     def _warn_if_slow(self) -> None:
         width, height = self.size

@@ -119,12 +119,3 @@ def as_rgb(pixels: object, what: str) -> np.ndarray:
             raise InputError(_transparent(what))
         pixels = pixels[..., :3]
     return np.ascontiguousarray(pixels)
-
-
-def glass_colour(preview: np.ndarray) -> images.Colour:
-    """Colour of empty slide: that of the image's edge where it looks like glass, else white."""
-    rim = images.rim_colour(preview)
-    if rim.min() >= 180 or rim.max() <= 30:
-        r, g, b = (int(v) for v in rim)
-        return r, g, b
-    return 255, 255, 255

@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from heclip_lite import gene_ids, orientation
+from heclip_lite import gene_ids, images, orientation
 from heclip_lite.lattice import Lattice, lattice_of
 from heclip_lite.readers_counts import Counts
 from heclip_lite.readers_files import InputError, existing, explained, numbers, read_rows
-from heclip_lite.readers_images import glass_colour
 from heclip_lite.sections import make_section, preview
 
 VISIUM_PITCH_UM, VISIUM_SPOT_UM = 100.0, 55.0
@@ -357,7 +356,9 @@ def assemble(
         spot_names=list(counts.spots[seen]),
         obs=obs if len(obs.columns) else None,
     )
-    section.uns["spatial"][name]["metadata"]["background"] = list(glass_colour(preview(section)[0]))
+    section.uns["spatial"][name]["metadata"]["background"] = list(
+        images.glass_colour(preview(section)[0])
+    )
     if counts.ids is not None:
         column = gene_ids.IDS if gene_ids.kind_of(counts.ids) == "ids" else gene_ids.SYMBOLS
         if not counts.ids.equals(counts.genes):

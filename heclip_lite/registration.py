@@ -77,6 +77,23 @@ def tissue_mask(section: AnnData, um_per_px: float = 20.0) -> np.ndarray:
     return np.isin(pieces, kept)
 
 
+def in_mask(mask: np.ndarray, points: np.ndarray, size: np.ndarray | tuple[int, int]) -> np.ndarray:
+    """Which points lie where `mask` is true: bool, (points,).
+
+    Parameters
+    ----------
+    mask
+        bool, (rows, columns): of a whole image, in whatever resolution.
+    points
+        (points, 2): x, y in pixels of the image; those beyond it count as at its edge.
+    size
+        Width and height of the image, pixels.
+    """
+    shape = np.array(mask.shape[::-1])
+    at = (points / np.asarray(size) * shape).astype(int).clip(0, shape - 1)
+    return mask[at[:, 1], at[:, 0]]
+
+
 @dataclass(frozen=True)
 class Rigid:
     """A turn about the origin, then a shift: from one section's micrometres to another's.

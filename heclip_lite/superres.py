@@ -185,6 +185,4 @@ def _inside(section: AnnData, points: np.ndarray) -> np.ndarray:
 
 def _on_tissue(section: AnnData, points: np.ndarray) -> np.ndarray:
     mask = registration.tissue_mask(section)
-    shape = np.array(mask.shape[::-1])
-    at = (points / sections.image_size(section) * shape).astype(int).clip(0, shape - 1)
-    return mask[at[:, 1], at[:, 0]]
+    return registration.in_mask(mask, points, sections.image_size(section))
