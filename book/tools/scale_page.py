@@ -104,8 +104,8 @@ def slides_text(table: pd.DataFrame, record: dict) -> str:
         f"A slide of {int(most['side_px']):,} x {int(most['side_px']):,} px, "
         f"{most['slide_mib'] / 1024:.1f} GiB if it were decoded, was predicted at "
         f"{int(most['points']):,} points in {most['seconds']:.0f} s on {record['device']} with "
-        f"{record['settings']['threads']} thread(s) and {most['mib']:.0f} MiB beyond the loaded "
-        "model."
+        f"{record['settings']['threads']} thread(s) and at most {most['mib']:.0f} MiB beyond the "
+        f"loaded model: the median time and the most memory of {record['settings']['runs']} runs."
     )
 
 
