@@ -62,8 +62,8 @@ def portable(notebook: NotebookNode) -> NotebookNode:
     for cell in copy.cells:
         metadata = {"tags": [t for t in tags(cell) if t in KEPT_TAGS]}
         metadata = {key: value for key, value in metadata.items() if value}
-        if cell.metadata.get("jupyter"):
-            metadata["jupyter"] = cell.metadata.jupyter  # what is folded stays so
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            metadata["jupyter"] = {"source_hidden": True}
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
             if "parameters" in tags(cell):
