@@ -329,6 +329,8 @@ def test_solutions_are_folded_until_they_are_asked_for(visited):
     for name in solutions:
         code = reader.cell(name).locator(".cm-content").first
         assert not code.is_visible(), name
-    reader.cell(name).locator(".jp-InputPlaceholder").click()
+    folded = reader.cell(name).locator(".jp-InputPlaceholder")
+    assert folded.inner_text().startswith("# A solution")
+    folded.click()
     code.wait_for()
     reader.shoot("solution", name)

@@ -166,6 +166,7 @@ def test_solutions_are_folded_on_the_site_and_in_jupyterlab(path):
         if cell.cell_type == "code":
             assert "hide-cell" in cell.metadata.tags
             assert cell.metadata.get("jupyter", {}).get("source_hidden") is True
+            assert cell.source.startswith("# A solution\n"), "all that JupyterLab shows of it"
         else:
             assert cell.source.startswith(":::{admonition} Solution\n:class: dropdown\n\n")
             assert cell.source.endswith("\n:::")
