@@ -381,7 +381,7 @@ SHOWING_TABLES = [
 def test_a_changed_source_is_noticed(source, pages_made_from_it, site, tmp_path):
     """None stands for every page: what the package says or the settings are may be on any."""
     for folder in ("book", "notebooks", "heclip_lite"):
-        ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+        ignore = shutil.ignore_patterns(".*", "__pycache__")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
     for name in ("_config.yml", "_toc.yml", "requirements.txt"):
         shutil.copy2(ROOT / name, tmp_path)
