@@ -8,8 +8,7 @@ from anndata import AnnData
 from PIL import Image
 
 from heclip_lite import config, encoders, patches, sections
-from heclip_lite.codehash import code_hash
-from heclip_lite.store import cached_array, content_key
+from heclip_lite.store import cached_array, code_key, content_key
 
 _CELL_UM = 8.0  # maps are averaged down to cells of this size before they are pooled
 _TEXTURE_UM = (8.0, 32.0)  # widths of the windows in which texture is measured
@@ -57,7 +56,7 @@ def appearance(
 def _kept(section: AnnData, settings: config.AppearanceInput, points: np.ndarray) -> np.ndarray:
     """All columns before any scaling, (points, columns), kept on disk by content."""
     key = content_key(
-        code_hash(__name__, "_measure"),
+        code_key("core"),
         sections.image_key(section),
         points,
         sections.um_per_px(section),

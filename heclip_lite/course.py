@@ -18,6 +18,10 @@ from anndata import AnnData
 from heclip_lite import config, evaluation, export, histosge, recipes, runtime, sections, store
 from heclip_lite.heclip import HECLIP
 
+# Folders of the package whose code decides the tissue and the models that chapters share.
+_TISSUE = ("core",)
+_MODELS = ("core",)
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -76,7 +80,7 @@ def _synthetic(seed: int) -> list[AnnData]:
 
     from heclip_lite.tissue import synthetic_sections
 
-    folder = store.cache_dir() / "synthetic" / f"{store.package_hash()}-{seed}"
+    folder = store.cache_dir() / "synthetic" / f"{store.code_key(*_TISSUE)[:16]}-{seed}"
     names = [*DATASETS["synthetic"].training, *DATASETS["synthetic"].test]
     files, seal = [folder / f"{name}.h5ad" for name in names], folder / "sha256.json"
 
@@ -192,7 +196,7 @@ class Chapter:
         Of two processes that ask for the same model, one trains it and the other waits for it.
         """
         key = store.content_key(
-            [self.data, self.seed, store.package_hash(), method.members],
+            [self.data, self.seed, store.code_key(*_MODELS), method.members],
             *[config.as_dict(c) for c in (method.image, method.contrast, method.decode)],
             config.as_dict(method.settings),
         )

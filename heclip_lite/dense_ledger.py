@@ -18,7 +18,6 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from heclip_lite import config, genes, histosge, metrics, recovery, sections, store, switches
-from heclip_lite.codehash import code_hash
 from heclip_lite.switches import switch
 
 HALF_STEP_PX = 68.0  # half the spot distance of the DLPFC slides, in pixels
@@ -181,7 +180,7 @@ def ledger(
         As :func:`heclip_lite.ledger.ledger`; ``fold`` is the section.
     """
     place = store.cache_dir() / "ledger" if folder is None else Path(folder)
-    code = code_hash(__name__, "run")
+    code = store.code_key("core")
     rounds = [(section, seed) for section in all_sections for seed in seeds]
     parts = []
     for section, seed in tqdm(rounds, desc=f"dense ledger {dataset}"):

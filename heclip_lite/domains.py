@@ -17,7 +17,6 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from heclip_lite import genes, sections, store
-from heclip_lite.codehash import code_hash
 
 METHODS = ("kmeans", "mixture", "leiden")
 _NEIGHBOURS = 15  # of each spot in the graph that Leiden cuts up
@@ -408,7 +407,7 @@ def compare(
         size has no value.
     """
     place = store.cache_dir() / "domains" if folder is None else Path(folder)
-    code = code_hash(__name__)
+    code = store.code_key("core")
     known = section.obs[labels].astype(str).tolist()
     rounds = [
         (name, method, times, seed)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from heclip_lite import config, patches, pathology, registration, runtime, sections, stain, store
-from heclip_lite.codehash import code_hash
 from heclip_lite.tokens import without_tokens
 
 TILE, HALO = 1024, 128  # pixels of a map computed at once, and of overlap around them
@@ -221,7 +220,7 @@ def patch_vectors(
             return torch.cat([encoder(batch.to(where)).float().cpu() for batch in shown]).numpy()
 
     key = store.content_key(
-        code_hash(__name__, "patch_vectors"),
+        store.code_key("core"),
         sections.image_key(section),
         points,
         sections.um_per_px(section),
@@ -302,7 +301,7 @@ def raw_features(
     widths = settings.widths_um
     where = runtime.pick_device(device)
     key = store.content_key(
-        code_hash(__name__, "raw_features"),
+        store.code_key("core"),
         sections.image_key(section),
         points,
         sections.um_per_px(section),

@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from heclip_lite import config, encoders, genes, metrics, sections, splits, store
 from heclip_lite.base import Method
-from heclip_lite.codehash import code_hash
 from heclip_lite.metrics import hit_at_k, pearson_per_gene, rmse_per_gene
 from heclip_lite.splits import Fold, leave_one_out, spatial_blocks
 
@@ -59,6 +58,7 @@ COLUMNS = [
     "value",
 ]
 FIXED = "fixed"  # the gene set that is the same in every fold
+METHODS_REST_ON = ("core",)  # folders whose code decides what a method predicts
 MIN_LISTED = 0.5  # share of the panel that a held-out section must list
 # Correlations of a constant prediction are scored 0 and counted.
 CORRELATIONS = {"pearson", "partial_pearson", "spearman", "pearson_true"}
@@ -349,7 +349,7 @@ def describe(method: Any) -> str | None:
         if hasattr(value, "fit") and hasattr(value, "predict"):
             settings = {k: v for k, v in vars(value).items() if k not in _NOT_SETTINGS}
             return [type(value).__qualname__, _code_of(type(value)), plain(settings)]
-        if inspect.isfunction(value) and value.__module__.startswith(__package__):
+        if inspect.isfunction(value) and value.__module__.startswith("heclip_lite."):
             return [value.__qualname__, _code_of(value)]
         if value is None or isinstance(value, bool | int | float | str):
             return value
@@ -366,11 +366,11 @@ _NOT_SETTINGS = {"checkpoint", "panel"}
 
 
 def _code_of(kind: type | Callable) -> str:
-    if kind.__module__.startswith(f"{__package__}."):
-        return code_hash(kind.__module__, kind.__qualname__.partition(".")[0])
+    if kind.__module__.startswith("heclip_lite."):
+        return store.code_key(*METHODS_REST_ON)
     if not isinstance(getattr(kind, "version", None), str):
         raise TypeError(f"{kind.__name__} names no version")
-    return store.content_key(kind.version, store.package_hash())
+    return store.content_key(kind.version, store.code_key(*METHODS_REST_ON))
 
 
 def _checked(name: str, method: Any, test: AnnData, panel: genes.GenePanel) -> np.ndarray:

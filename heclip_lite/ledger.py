@@ -19,7 +19,6 @@ from anndata import AnnData
 from tqdm import tqdm
 
 from heclip_lite import config, evaluation, genes, registration, sections, store, switches, training
-from heclip_lite.codehash import code_hash
 from heclip_lite.correction import harmonise_expression
 from heclip_lite.heclip import HECLIP
 from heclip_lite.metrics import per_gene
@@ -389,7 +388,7 @@ def ledger(
     # Pipelines that train alike come one after another, so that one training serves them all.
     wanted.sort(key=lambda w: repr(_trains_alike(w[2])))
     rounds = [(fold, seed, *w) for fold in split for seed in seeds for w in wanted]
-    code = code_hash(__name__, "run")
+    code = store.code_key("core")
     parts = []
 
     @lru_cache(maxsize=1)

@@ -11,8 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from heclip_lite import sections
-from heclip_lite.codehash import code_hash
-from heclip_lite.store import cached_array, content_key
+from heclip_lite.store import cached_array, code_key, content_key
 
 _FILTER = Image.Resampling.BICUBIC
 _FILTER_REACH = 2.0  # source pixels on either side, times the shrinking factor
@@ -55,7 +54,7 @@ def cut_patches(
     _check(section, centres, width_um, size, side_px, spots=points is None)
     size = int(size)
     key = content_key(
-        code_hash(__name__, "_cut_all"),
+        code_key("core"),
         sections.image_key(section),
         centres,
         [side_px, size, list(sections.background_of(section))],

@@ -18,7 +18,6 @@ from anndata import AnnData
 from tqdm import tqdm
 
 from heclip_lite import ceilings, evaluation, genes, metrics, sections, store, superres
-from heclip_lite.codehash import code_hash
 from heclip_lite.lattice import coordinates, lattice_of
 
 HOLDOUTS = ("random", "block", "lattice")
@@ -188,7 +187,7 @@ def _kept(
     """Scores from disk, or made and put there; made each time if the method has no description."""
     if described is None:
         return make()
-    name = store.content_key(code_hash(__name__), described, key)
+    name = store.content_key(store.code_key("core"), described, key)
     place = store.cache_dir() / kind if folder is None else Path(folder)
     return store.cached_json(place / f"{name}.json", make)
 

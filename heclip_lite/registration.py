@@ -12,7 +12,6 @@ from anndata import AnnData
 from PIL import Image
 
 from heclip_lite import sections, store
-from heclip_lite.codehash import code_hash
 
 _GAP_UM = 80.0  # gaps in the tissue narrower than twice this are closed
 _SMALLEST = 0.02  # share of the largest piece of tissue below which a piece is a speck
@@ -157,7 +156,7 @@ def register(moving: AnnData, fixed: AnnData, *, um_per_px: float = 40.0) -> Rig
     if all(frame is not None for frame in frames):
         return frames[0].then(frames[1].inverse())
     key = store.content_key(
-        [code_hash(__name__, name) for name in ("tissue_mask", "_search")],
+        store.code_key("core"),
         *[
             part
             for section in (moving, fixed)

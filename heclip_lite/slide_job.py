@@ -139,6 +139,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What must be the same for finished tiles to count."""
         return {
+            "code": store.code_key("core"),
             "slide": self.slide.key,
             "image": store.content_key(config.as_dict(self.image)),
             "encoder": encoders.fingerprint(self.image.encoder),

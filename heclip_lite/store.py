@@ -6,6 +6,7 @@ so that a killed process never leaves half a result behind.
 
 from __future__ import annotations
 
+import ast
 import errno
 import hashlib
 import io
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 DATA_VARIABLE = "HECLIP_LITE_DATA"
 CACHE_VARIABLE = "HECLIP_LITE_CACHE"
+CORE = "core"  # in `code_key`: the files at the top of the package
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}(\.[a-z0-9]+)?")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SAID = re.compile(r"\(os error (\d+)\)|requested and \d+ written")  # by safetensors, NumPy
@@ -255,10 +258,52 @@ def cached_json(path: str | os.PathLike, make: Callable[[], Any]) -> Any:
 
 @lru_cache(maxsize=1)
 def package_hash() -> str:
-    """First 16 digits of the SHA-256 over the source of this package."""
-    folder = Path(__file__).parent
-    files = sorted(folder.glob("*.py"))
-    return content_key(*[part for f in files for part in (f.name, f.read_bytes())])[:16]
+    """First 16 digits of the SHA-256 over the source of this package, words and all."""
+    root = Path(__file__).parent
+    files = sorted(root.rglob("*.py"))
+    named = [(f.relative_to(root).as_posix(), f.read_bytes()) for f in files]
+    return content_key(*[part for pair in named for part in pair])[:16]
+
+
+def code_key(*folders: str) -> str:
+    """SHA-256 over the code of some folders of this package: what a result rests on.
+
+    Comments, docstrings and layout do not count; nor do folders inside those that are named.
+
+    Parameters
+    ----------
+    *folders
+        ``"core"`` is the files at the top; others go by their path, such as ``"data/readers"``.
+
+    Raises
+    ------
+    ValueError
+        If the package has no such folder with code in it.
+
+    Examples
+    --------
+    >>> from heclip_lite import store
+    >>> store.code_key("core") == store.code_key("core", "core")
+    True
+    """
+    root, parts = Path(__file__).parent, []
+    for name in sorted(set(folders)):
+        files = sorted((root if name == CORE else root / name).glob("*.py"))
+        if not files:
+            raise ValueError(f"{root.name} has no folder {name!r} with code in it.")
+        for file in files:
+            parts += [file.relative_to(root).as_posix(), _code_of(file, file.stat().st_mtime_ns)]
+    return content_key(*parts)
+
+
+@lru_cache(maxsize=512)
+def _code_of(path: Path, modified: int) -> str:
+    """The syntax tree of a file without its docstrings."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return content_key(ast.dump(tree))
 
 
 def provenance(device: str = "cpu") -> dict:

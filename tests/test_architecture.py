@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "heclip_lite"
 FLOORS = {
-    "ground": ["tokens", "config", "store", "codehash", "download", "ranks", "runtime"],
+    "ground": ["tokens", "config", "store", "download", "ranks", "runtime"],
     "data": [
         "images",
         "contract",

@@ -66,7 +66,7 @@ def test_what_was_trained_is_found_again(chapter, monkeypatch):
 
 def test_another_package_trains_anew(chapter, monkeypatch):
     chapter.trained("model", quick(chapter))
-    monkeypatch.setattr("heclip_lite.store.package_hash", lambda: "another")
+    monkeypatch.setattr("heclip_lite.store.code_key", lambda *_: "another")
     monkeypatch.setattr(methods.HECLIP, "fit", lambda *_: pytest.fail("trained again"))
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         chapter.trained("model", quick(chapter))
@@ -188,7 +188,7 @@ def test_a_finished_training_leaves_the_model_and_nothing_else(chapter, monkeypa
 def test_a_workspace_of_an_older_package_is_left_alone_and_not_used(chapter, monkeypatch):
     old = chapter.trained("model", quick(chapter))
     before = set((chapter.workspace / "models").iterdir())
-    monkeypatch.setattr("heclip_lite.store.package_hash", lambda: "a newer package")
+    monkeypatch.setattr("heclip_lite.store.code_key", lambda *_: "a newer package")
     new = chapter.trained("model", quick(chapter))
     assert new is not old
     assert len(set((chapter.workspace / "models").iterdir()) - before) == 1

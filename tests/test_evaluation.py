@@ -173,7 +173,7 @@ def test_a_contest_computes_again_what_has_changed(small_sections, counting, mon
         given = [s.copy() for s in small_sections]
         given[2].X[0, 0] += 1
     elif change == "code":
-        monkeypatch.setattr(store, "package_hash", lambda: "another version")
+        monkeypatch.setattr(store, "code_key", lambda *_: "another version")
     else:
         (path,) = counting.glob("*.npz")
         content = bytearray(path.read_bytes())

@@ -10,32 +10,17 @@ import pandas as pd
 from settings import BUILD, ROOT, shown
 
 from heclip_lite import runtime, store
-from heclip_lite.codehash import code_hash
 
 COMMITTED = ROOT / "book" / "results"
 QUICK = BUILD / "results" / "quick"  # what QUICK=1 measures stays out of git
-_CONTEST = ("recipes.everyone", "evaluation.contest")
-_RECOVERY = ("recipes.within_slide", "recovery.recovery")
-# What makes the numbers of a table, by the first word of its name.
-MADE_BY = {
-    "contest": _CONTEST,
-    "tried": (*_CONTEST, *_RECOVERY),
-    "ablations": ("ablations.factors", "ablations.ablate"),
-    "ledger": ("ledger.ledger",),
-    "ceilings": ("ceilings.counting_ceiling", "ceilings.adjacent_prediction"),
-    "intervals": (
-        *("bootstrap.correlogram_range", "bootstrap.block_labels", "bootstrap.bootstrap"),
-        *(*_CONTEST, *_RECOVERY),
+# Folders of the package whose code makes the numbers of a table, by the first word of its name.
+MADE_BY = dict.fromkeys(
+    (
+        *("contest", "tried", "ablations", "ledger", "ceilings", "intervals", "audit", "recovery"),
+        *("domains", "resolution", "dense", "speed", "wholeslide", "retrieval"),
     ),
-    "audit": ("audit.Pipeline", "audit.audit"),
-    "recovery": _RECOVERY,
-    "domains": ("recipes.everyone", "recipes.histosge", "domains.compare"),
-    "resolution": ("recipes.within_slide", "recovery.generation"),
-    "dense": ("dense_ledger.ledger",),
-    "speed": ("training.train", "patches.cut_patches", "runtime"),
-    "wholeslide": ("wholeslide.predict_slide",),
-    "retrieval": ("index.Index", "retrieval.retrieve"),
-}
+    ("core",),
+)
 
 
 def write_results(
@@ -76,11 +61,7 @@ def write_results(
 
 def code_key(name: str) -> str:
     """Key of the code that makes a table's numbers; comments and layout do not change it."""
-    keys = []
-    for root in MADE_BY[name.partition("_")[0]]:
-        module, _, function = root.partition(".")
-        keys.append(code_hash(f"heclip_lite.{module}", function or None))
-    return store.content_key(*keys)
+    return store.code_key(*MADE_BY[name.partition("_")[0]])
 
 
 def is_committed(name: str) -> bool:

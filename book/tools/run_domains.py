@@ -17,7 +17,6 @@ from results import write_results
 
 from heclip_lite import dlpfc, domains, evaluation, features, recipes, registration, sections, store
 from heclip_lite.base import Method
-from heclip_lite.codehash import code_hash
 from heclip_lite.heclip import HECLIP
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -46,7 +45,6 @@ def hidden(data: str, training: Sequence[AnnData], section: AnnData) -> np.ndarr
     method = recipes.histosge(size_of(data))
     key = store.content_key(
         evaluation.describe(method),
-        code_hash("heclip_lite.histosge"),
         [sections.section_key(s) for s in [*training, section]],
     )
 

@@ -21,6 +21,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from results import COMMITTED
 from settings import (
+    CHAPTERS_REST_ON,
     NOTEBOOKS,
     RESULTS,
     ROOT,
@@ -33,7 +34,7 @@ from settings import (
     shown,
 )
 
-from heclip_lite.store import atomic_path, content_key, package_hash, write_json
+from heclip_lite.store import atomic_path, code_key, content_key, write_json
 
 
 def input_key(notebook: Path, data: str, profile: str) -> str:
@@ -49,7 +50,7 @@ def input_key(notebook: Path, data: str, profile: str) -> str:
         quiz.read_bytes() if quiz.exists() else b"",
         profile_path(data, profile).read_bytes(),
         (ROOT / "requirements.txt").read_bytes(),
-        package_hash(),
+        code_key(*CHAPTERS_REST_ON),
         [data, profile, slides, platform.python_version()],
     )
 

@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = BUILD / "results"  # where a notebook writes its own NN_*.json
+# Folders of the package whose code chapters run.
+CHAPTERS_REST_ON = ("core",)
 # What editors and Python leave beside sources: JupyterLab's checkpoints, .DS_Store, __pycache__.
 LITTER = (".*", "__pycache__")
 

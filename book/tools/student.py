@@ -22,6 +22,7 @@ from results import COMMITTED
 from run_notebooks import run_cells
 from settings import (
     BUILD,
+    CHAPTERS_REST_ON,
     LITTER,
     NOTEBOOKS,
     ROOT,
@@ -33,7 +34,7 @@ from settings import (
     site_address,
 )
 
-from heclip_lite.store import content_key, package_hash, write_json
+from heclip_lite.store import code_key, content_key, write_json
 
 STUDENT = BUILD / "student"
 RUNS = BUILD / "student_runs"
@@ -199,7 +200,7 @@ def execute_copy(copy: Path, data: str = "synthetic", profile: str = "fast") -> 
     }
     requirements = (ROOT / "requirements.txt").read_bytes()
     tables = [p.read_bytes() for p in files_in(copy.parent / PLACES["PUBLISHED"])]
-    key = content_key(copy.read_bytes(), package_hash(), requirements, values, *tables)
+    key = content_key(copy.read_bytes(), code_key(*CHAPTERS_REST_ON), requirements, values, *tables)
     done, record = RUNS / copy.name, RUNS / f"{copy.stem}.json"
     if record.exists() and done.exists():
         if json.loads(record.read_text(encoding="utf-8"))["key"] == key:
