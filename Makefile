@@ -8,7 +8,7 @@ PROFILE ?= fast
 VENV := .venv/bin/python
 # Tests of one group stay in one process: tests/conftest.py says which.
 PYTEST := $(VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
-BUILD := $(VENV) book/tools/build_book.py --data $(DATA) --profile $(PROFILE)
+BUILD := $(VENV) -m book.tools.build.build_book --data $(DATA) --profile $(PROFILE)
 
 QUICK ?=
 quick = $(if $(filter-out 0,$(QUICK)),--quick)
@@ -53,10 +53,10 @@ book: setup
 	@$(BUILD)
 
 lab: setup
-	@$(VENV) book/tools/lab.py
+	@$(VENV) -m book.tools.lab
 
 student: setup
-	@$(VENV) book/tools/student.py
+	@$(VENV) -m book.tools.build.student
 	@$(BUILD) --instructor
 
 slides: book
@@ -70,45 +70,45 @@ test-all: setup
 	$(PYTEST)
 
 screenshots: setup
-	HECLIP_LITE_SCREENSHOTS=1 $(PYTEST) tests/test_browser.py
+	HECLIP_LITE_SCREENSHOTS=1 $(PYTEST) tests/tools/test_browser.py
 
 benchmark-speed: setup
-	$(VENV) book/tools/benchmark_speed.py
+	$(VENV) -m book.tools.measure.speed
 
 benchmark-metrics: setup
-	$(VENV) book/tools/benchmark_metrics.py
+	$(VENV) -m book.tools.measure.metrics
 
 benchmark-dense: setup
-	$(VENV) book/tools/benchmark_dense.py
+	$(VENV) -m book.tools.measure.dense
 
 benchmark-retrieval: setup
-	$(VENV) book/tools/benchmark_retrieval.py
+	$(VENV) -m book.tools.measure.retrieval
 
 benchmark-slide: setup
-	$(VENV) book/tools/benchmark_slide.py
+	$(VENV) -m book.tools.measure.wholeslide
 
 tune: setup
-	$(VENV) book/tools/tune.py
+	$(VENV) -m book.tools.measure.tune
 
 contest: setup
-	$(VENV) book/tools/run_contest.py --data $(DATA) --profile $(PROFILE) $(quick)
-	$(if $(quick),,$(if $(filter her2st_fast,$(DATA)_$(PROFILE)),$(VENV) book/tools/yardsticks.py))
+	$(VENV) -m book.tools.measure.contest --data $(DATA) --profile $(PROFILE) $(quick)
+	$(if $(quick),,$(if $(filter her2st_fast,$(DATA)_$(PROFILE)),$(VENV) -m book.tools.measure.ceilings))
 
 ledger: setup
-	$(VENV) book/tools/run_ledger.py --data $(DATA) $(quick)
-	$(VENV) book/tools/run_dense_ledger.py --data $(DATA) $(quick)
+	$(VENV) -m book.tools.measure.ledger --data $(DATA) $(quick)
+	$(VENV) -m book.tools.measure.dense_ledger --data $(DATA) $(quick)
 
 ablations: setup
-	$(VENV) book/tools/run_ablations.py --data $(DATA) $(quick)
+	$(VENV) -m book.tools.measure.ablations --data $(DATA) $(quick)
 
 recovery: setup
-	$(VENV) book/tools/run_recovery.py --data $(DATA) $(quick)
+	$(VENV) -m book.tools.measure.recovery --data $(DATA) $(quick)
 
 domains: setup
-	$(VENV) book/tools/run_domains.py --data $(DATA) $(quick)
+	$(VENV) -m book.tools.measure.domains --data $(DATA) $(quick)
 
 cover: setup
-	$(VENV) book/tools/make_cover.py
+	$(VENV) -m book.tools.build.make_cover
 
 lint: setup
 	$(VENV) -m ruff check .

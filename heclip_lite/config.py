@@ -106,7 +106,7 @@ class MapInput:
         Kernel principal components kept of all pooled features.
     stain
         ``"none"``, or bring the slide's stain to a fixed one first: ``"reinhard"`` or
-        ``"macenko"`` (see :mod:`heclip_lite.stain`).
+        ``"macenko"`` (see :mod:`heclip_lite.features.stain`).
     """
 
     encoder: Encoder = Encoder()
@@ -264,7 +264,7 @@ class Attention:
     targets
         ``"genes"``: every gene, through a last ReLU, as in HisToSGE's code.
         ``"components"``: `rank` components of the expression, see
-        :class:`~heclip_lite.transforms.ExpressionComponents`.
+        :class:`~heclip_lite.methods.transforms.ExpressionComponents`.
     rank
         Number of components.
     """

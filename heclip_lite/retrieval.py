@@ -124,7 +124,7 @@ def impute(
             "reference spots; give one row for each."
         )
     similarity, indices = _nearest(query, reference, k)
-    share = _shares(similarity, weights).to(expression.dtype)  # (queries, k)
+    share = shares(similarity, weights).to(expression.dtype)  # (queries, k)
 
     if not return_spread and k > len(reference) // _DENSE:
         every = torch.zeros(len(query), len(reference), dtype=share.dtype, device=share.device)
@@ -145,7 +145,7 @@ def impute(
     return tuple(results) if return_spread else results[0]
 
 
-def _shares(similarity: Tensor, weights: str | float | None) -> Tensor:
+def shares(similarity: Tensor, weights: str | float | None) -> Tensor:
     """Weights that sum to 1 over the neighbours, (queries, k)."""
     if weights is None:
         return torch.full_like(similarity, 1 / similarity.shape[1])

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from heclip_lite import ranks, runtime, store
+from heclip_lite import distributed, runtime, store
 from heclip_lite.config import Training, as_dict
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -62,7 +62,7 @@ def train(
 
     On the CPU the same call gives the same numbers, also when it was stopped and resumed.
     Started by ``torchrun``, each process takes an equal part of every batch; a batch stays as large
-    as `settings` say, and so do its loss and its gradient (see :mod:`heclip_lite.ranks`).
+    as `settings` say, and so do its loss and its gradient (see :mod:`heclip_lite.distributed`).
     Dropout draws other values then, and batch norms see the whole batch on GPUs only: on CPUs each
     process normalises its own part.
 
@@ -118,7 +118,7 @@ def train(
             "A checkpoint needs `about`: what the objective is made of, such as its loss and "
             "temperature, so that no other training goes on from it."
         )
-    own = checkpoint is not None and ranks.rank() == 0
+    own = checkpoint is not None and distributed.rank() == 0
     with store.alone_in(checkpoint) if own else nullcontext():
         return _train(
             model,
@@ -165,10 +165,10 @@ def _train(
         data = [*training, *(validation or ())]
         identity = _identity(model, data, settings, [augment, about])
     state = _State(model, optimiser, order, checkpoint, identity)
-    ranks.wait()  # for the first one, whose the folder is
+    distributed.wait()  # for the first one, whose the folder is
     history = state.load()
     epochs = range(len(history), settings.epochs)
-    rank, size = ranks.rank(), ranks.size()
+    rank, size = distributed.rank(), distributed.size()
     look = {"leave": False, "initial": len(history), "disable": rank > 0 or None}
     with tqdm(epochs, desc=description, unit="epoch", **look) as shown:
         for epoch in shown:
@@ -192,7 +192,7 @@ def _train(
                 fabric.backward(loss)
                 optimiser.step()
                 total, steps = total + loss.detach(), steps + 1
-            record = {"epoch": epoch + 1, "loss": float(ranks.mean(total)) / steps}
+            record = {"epoch": epoch + 1, "loss": float(distributed.mean(total)) / steps}
             if not torch.isfinite(torch.tensor(record["loss"])):
                 raise FloatingPointError(
                     f"The loss of epoch {epoch + 1} is {record['loss']}. "
@@ -205,7 +205,7 @@ def _train(
                 {k: f"{v:.3f}" for k, v in record.items() if k != "epoch"}, refresh=False
             )
             state.save(history)
-            ranks.wait()
+            distributed.wait()
     if validation is not None and settings.patience is not None:
         state.restore_best()
     model.eval()
@@ -214,11 +214,11 @@ def _train(
 
 def _fabric(device: str, precision: str) -> Fabric:
     """One process, or those that ``torchrun`` started."""
-    if ranks.size() == 1:
+    if distributed.size() == 1:
         return Fabric(accelerator=device, devices=1, precision=precision)
     from lightning_fabric.strategies import DDPStrategy
 
-    devices, machines = ranks.here()
+    devices, machines = distributed.here()
     strategy = DDPStrategy(find_unused_parameters=True)
     fabric = Fabric(
         accelerator=device,
@@ -236,7 +236,7 @@ def _share_norms(model: nn.Module, device: str) -> None:
 
     On CPUs PyTorch has no such norm: there each process keeps to the statistics of its own part.
     """
-    if ranks.size() > 1 and device == "cuda":
+    if distributed.size() > 1 and device == "cuda":
         from timm.layers import convert_sync_batchnorm  # PyTorch's drops timm's activations
 
         for name, part in model.named_children():
@@ -244,10 +244,11 @@ def _share_norms(model: nn.Module, device: str) -> None:
 
 
 def _check_pair(inputs: Tensor, targets: Tensor, settings: Training) -> None:
-    if settings.batch_size % ranks.size():
+    if settings.batch_size % distributed.size():
         raise ValueError(
-            f"A batch of {settings.batch_size} cannot be divided among {ranks.size()} processes; "
-            f"choose a batch_size that is a multiple of {ranks.size()}."
+            f"A batch of {settings.batch_size} cannot be divided among "
+            f"{distributed.size()} processes; choose a batch_size that is a multiple of "
+            f"{distributed.size()}."
         )
     if len(inputs) != len(targets):
         raise ValueError(f"There are {len(inputs)} inputs but {len(targets)} targets.")
@@ -269,7 +270,7 @@ def _evaluate(
         for pair_rows in zip(pair[0].split(size), pair[1].split(size), strict=True)
         if len(pair_rows[0]) == size
     ]
-    with ranks.alone():
+    with distributed.alone():
         losses = [objective(model, *map(fabric.to_device, batch)).item() for batch in batches]
     return sum(losses) / len(losses)
 
@@ -322,7 +323,7 @@ class _State:
     def save(self, history: list[dict[str, float]]) -> None:
         if "validation" in history[-1] and _best_epoch(history) == len(history) - 1:
             self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-        if self.folder is None or ranks.rank() > 0:
+        if self.folder is None or distributed.rank() > 0:
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from heclip_lite import sections
-from heclip_lite.cli import app
+from heclip_lite.cli.program import app
+from heclip_lite.data import sections
 
 ROOT = Path(__file__).resolve().parents[1]
 # As small as a training can be: two scales, one network, two epochs.
@@ -39,7 +39,7 @@ def run(*arguments: object, code: int = 0) -> Done:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "heclip_lite.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "heclip_lite.cli.program", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:

@@ -20,7 +20,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image, ImageDraw
 
-from heclip_lite.sections import make_section
+from heclip_lite.data.sections import make_section
 
 ROOT = Path(__file__).resolve().parents[1]
 # Markers whose tests must not skip, such as "browser,real_data": continuous integration sets it.
@@ -70,7 +70,7 @@ def pytest_runtest_makereport(item):
     return report
 
 
-OFFLINE = [sys.executable, str(ROOT / "book" / "tools" / "offline.py")]
+OFFLINE = [sys.executable, str(ROOT / "book" / "tools" / "build" / "offline.py")]
 
 
 @functools.cache
@@ -100,7 +100,7 @@ def run_build(request):
     before, after = ([], []) if why_not_offline() else (OFFLINE, ["--offline"] * proof)
 
     def run(*arguments: str) -> None:
-        tool = [sys.executable, str(ROOT / "book" / "tools" / "build_book.py")]
+        tool = [sys.executable, "-m", "book.tools.build.build_book"]
         command = [*before, *tool, *arguments, *after]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
@@ -245,7 +245,7 @@ def toy_section(toy_parts):
 @pytest.fixture(scope="session")
 def small_sections() -> list:
     """Two donors of the synthetic tissue with two small sections each; not to be changed."""
-    from heclip_lite.tissue import synthetic_sections
+    from heclip_lite.data.synthetic.tissue import synthetic_sections
 
     return synthetic_sections(2, 2, size_um=900, n_genes=60, seed=1)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
 
 import yaml
+
+import heclip_course
+import heclip_lite
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,3 +37,18 @@ def decks() -> list[str]:
     """The slides of each chapter."""
     chapters = [name for name in pages() if name.startswith("notebooks/")]
     return [name.replace("notebooks/", "decks/") for name in chapters]
+
+
+def modules() -> dict[str, str]:
+    """Every room and file of the package and the classroom, by the name that pages call it.
+
+    Where two files share a name, the one nearer to the top is meant.
+    """
+    found = {}
+    for package in (heclip_lite, heclip_course):
+        inside = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        names = sorted((info.name for info in inside), key=lambda name: (name.count("."), name))
+        for name in names:
+            if not name.startswith("heclip_lite.cli."):
+                found.setdefault(name.rpartition(".")[2], name)
+    return found | {"course": "heclip_course"}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from heclip_lite.pyramid import Pyramid
+    from heclip_lite.data.pyramid import Pyramid
 
 TILE = 512
 LEVELS = (1, 4, 16)  # pixels of the largest level per pixel, along a side
@@ -137,9 +137,9 @@ def predict(
     if layout == "spatialdata":
         import spatialdata  # noqa: F401
 
-    from heclip_lite import wholeslide
-    from heclip_lite.heclip import HECLIP
-    from heclip_lite.pyramid import Pyramid
+    from heclip_lite.data.pyramid import Pyramid
+    from heclip_lite.methods.heclip import HECLIP
+    from heclip_lite.spatial import wholeslide
 
     method = HECLIP.load(model)
     options = {"pitch_um": float(pitch_um), "tile_um": tile_um and float(tile_um)}

@@ -25,7 +25,7 @@ PATIENCE = 600  # seconds after which a job counts as stuck
 MORTAL = Path(__file__).parent / "mortal"  # a Python that has it on its path dies where it is told
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["scanpy", "timm", "heclip_lite.course", "heclip_lite.methods", "heclip_lite.wholeslide"]
+    ["scanpy", "timm", "heclip_course", "heclip_lite.methods", "heclip_lite.spatial.wholeslide"]
 )
 
 
@@ -56,7 +56,8 @@ def train(folder: Path) -> None:
 
 def contest(folder: Path, device: str = "cpu") -> None:
     """Several methods on several folds; each prediction stays on disk."""
-    from heclip_lite import config, evaluation, methods, store, tissue
+    from heclip_lite import config, evaluation, methods, store
+    from heclip_lite.data.synthetic import tissue
 
     os.environ["HECLIP_LITE_CACHE"] = str(folder / "cache")
     sections = tissue.synthetic_sections(2, 1, size_um=700, n_genes=60, seed=1)
@@ -77,7 +78,9 @@ def contest(folder: Path, device: str = "cpu") -> None:
 
 def chapter(folder: Path) -> None:
     """What a chapter trains and keeps in its workspace."""
-    from heclip_lite import config, course, methods, store, tissue
+    import heclip_course as course
+    from heclip_lite import config, methods, store
+    from heclip_lite.data.synthetic import tissue
 
     os.environ["HECLIP_LITE_CACHE"] = str(folder / "cache")
     drawn = tissue.synthetic_sections(2, 2, size_um=700, n_genes=60, seed=1)
@@ -103,8 +106,8 @@ def download(folder: Path) -> None:
     """Files from a slow server of this machine, which FOLDER/address names."""
     import json
 
-    from heclip_lite import download as downloads
     from heclip_lite import store
+    from heclip_lite.data import download as downloads
 
     os.environ["HECLIP_LITE_DATA"] = str(folder / "data")
     asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))

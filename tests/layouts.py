@@ -19,8 +19,7 @@ from PIL import Image, ImageDraw
 from scipy import sparse
 from scipy.io import mmwrite
 
-from heclip_lite import export, sections
-from heclip_lite.spaceranger import (
+from heclip_course.spaceranger import (
     barcodes,
     position_table,
     scale_factors,
@@ -28,6 +27,7 @@ from heclip_lite.spaceranger import (
     write_small,
     write_spatial,
 )
+from heclip_lite.data import export, sections
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 from cli_tools import run
 from damage import Damage, adata, cut, drop, image, parts, put
 
-from heclip_lite import export
+from heclip_lite.data import export
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from settings import ROOT, notebook_environment, notebooks
+from book.tools.settings import ROOT, notebook_environment, notebooks
 
 
 def main() -> int:

@@ -7,20 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from settings import BUILD, ROOT, shown
 
+from book.tools.settings import BUILD, ROOT, shown
 from heclip_lite import runtime, store
 
 COMMITTED = ROOT / "book" / "results"
 QUICK = BUILD / "results" / "quick"  # what QUICK=1 measures stays out of git
 # Folders of the package whose code makes the numbers of a table, by the first word of its name.
-MADE_BY = dict.fromkeys(
-    (
-        *("contest", "tried", "ablations", "ledger", "ceilings", "intervals", "audit", "recovery"),
-        *("domains", "resolution", "dense", "speed", "wholeslide", "retrieval"),
-    ),
-    ("core",),
-)
+_METHODS = ("core", "data", "features", "methods")
+_JUDGED = (*_METHODS, "evaluation")
+_IN_SPACE = (*_METHODS, "spatial")
+MADE_BY = {
+    "contest": _JUDGED,
+    "tried": (*_IN_SPACE, "evaluation"),
+    "ablations": _JUDGED,
+    "ledger": _JUDGED,
+    "ceilings": _JUDGED,
+    "intervals": (*_IN_SPACE, "evaluation"),
+    "audit": _JUDGED,
+    "recovery": (*_IN_SPACE, "evaluation"),
+    "domains": (*_IN_SPACE, "evaluation"),
+    "resolution": (*_IN_SPACE, "evaluation"),
+    "dense": (*_IN_SPACE, "evaluation"),
+    "speed": ("core", "data"),
+    "wholeslide": _IN_SPACE,
+    "retrieval": ("core", "methods"),
+}
 
 
 def write_results(
@@ -61,7 +73,8 @@ def write_results(
 
 def code_key(name: str) -> str:
     """Key of the code that makes a table's numbers; comments and layout do not change it."""
-    return store.code_key(*MADE_BY[name.partition("_")[0]])
+    drawn = ["data/synthetic"] if name.endswith("synthetic") else []
+    return store.code_key(*MADE_BY[name.partition("_")[0]], *drawn)
 
 
 def is_committed(name: str) -> bool:

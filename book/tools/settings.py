@@ -13,9 +13,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
 NOTEBOOKS = ROOT / "notebooks"
+COURSE = ROOT / "book" / "heclip_course"
 RESULTS = BUILD / "results"  # where a notebook writes its own NN_*.json
-# Folders of the package whose code chapters run.
-CHAPTERS_REST_ON = ("core",)
 # What editors and Python leave beside sources: JupyterLab's checkpoints, .DS_Store, __pycache__.
 LITTER = (".*", "__pycache__")
 

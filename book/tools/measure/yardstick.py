@@ -5,10 +5,11 @@ after somebody has looked.
 ``make`` fits every method of the contest, and those that fill in a slide, on one fold of her2st
 and one of the synthetic tissue, with one seed and little training; it predicts the held-out
 section, dense points and domains, and keeps the arrays.
-``compare`` says how far two such runs lie apart; ``record`` keeps scores and hashes of one.
+``compare`` says how far two such runs lie apart, or one from the figures (scores and hashes) that
+``record`` keeps of another.
 
     python yardstick.py make OUT [--checkout FOLDER] [--data her2st]
-    python yardstick.py compare OLD NEW
+    python yardstick.py compare OLD_OR_FILE.json NEW
     python yardstick.py record OUT FILE.json
 
 A checkout of an older commit is measured by this same script: it looks for the modules where they
@@ -30,6 +31,7 @@ from pathlib import Path
 import numpy as np
 
 TOLERANCE = 1e-6
+BETWEEN_MACHINES = 0.02  # of a mean correlation, where figures are all there is
 # Training sections and the one held out: another donor's.
 FOLDS = {"synthetic": (("P1-1", "P2-1"), "P3-1"), "her2st": (("C2", "A1"), "B4")}
 SEED = 0
@@ -41,11 +43,11 @@ PLACES = {
     "registration": ("data.registration", "registration"),
     "genes": ("data.genes", "genes"),
     "recipes": ("methods.recipes", "recipes"),
-    "pretrained": ("features.pretrained", "backbones"),
+    "pretrained": ("features.backbones", "backbones"),
     "description": ("features.description", "features"),
-    "predictions": ("evaluation.predictions", "evaluation"),
+    "predictions": ("evaluation.benchmark", "evaluation"),
     "recovery": ("evaluation.recovery", "recovery"),
-    "dense": ("spatial.dense", "superres"),
+    "dense": ("spatial.superres", "superres"),
     "domains": ("spatial.domains", "domains"),
 }
 GROUPINGS = ("kmeans", "mixture", "leiden")
@@ -193,17 +195,39 @@ def compare(old: Path, new: Path) -> int:
     return int(bool(worst))
 
 
-def record(folder: Path, file: Path) -> None:
-    """Keep the mean correlation and the hash of every array: figures, not arrays."""
-    arrays = read_arrays(folder)
-    figures: dict[str, dict] = {}
+def figures(arrays: dict[str, np.ndarray]) -> dict[str, dict]:
+    """Shape, hash and, for predictions, mean correlation of every array."""
+    found: dict[str, dict] = {}
     for name, values in arrays.items():
         content = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-        figures[name] = {"shape": list(values.shape), "sha256": content[:16]}
-        truth = arrays.get(f"{name.rpartition('/')[0]}/truth")
-        if truth is not None and name.split("/")[1] in ("contest", "within"):
-            figures[name]["pearson"] = round(_pearson(truth, values), 5)
-    file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        found[name] = {"shape": list(values.shape), "sha256": content[:16]}
+        kind, _, _ = name.rpartition("/")
+        if kind.endswith(("/contest", "/within")):
+            found[name]["pearson"] = round(_pearson(arrays[f"{kind}/truth"], values), 5)
+    return found
+
+
+def record(folder: Path, file: Path) -> None:
+    """Keep the figures of a run, one line an array."""
+    lines = [f"{json.dumps(n)}: {json.dumps(v)}" for n, v in figures(read_arrays(folder)).items()]
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def check(file: Path, folder: Path) -> int:
+    """Hold a run against recorded figures: hashes on the same machine, else correlations."""
+    then, now = json.loads(file.read_text(encoding="utf-8")), figures(read_arrays(folder))
+    same = sum(then[n]["sha256"] == now[n]["sha256"] for n in then.keys() & now.keys())
+    gaps = {
+        name: abs(then[name]["pearson"] - now[name]["pearson"])
+        for name in then.keys() & now.keys()
+        if "pearson" in then[name]
+    }
+    worst = max(gaps, key=gaps.__getitem__)
+    print(
+        f"{len(then)} arrays recorded, {len(then.keys() - now.keys())} missing, {same} equal to "
+        f"the bit; correlations differ by at most {gaps[worst]:.5f} ({worst})"
+    )
+    return int(then.keys() != now.keys() or gaps[worst] > BETWEEN_MACHINES)
 
 
 def _pearson(truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -221,8 +245,10 @@ def main() -> int:
         out, data = Path(sys.argv[2]), sys.argv[3]
         with tempfile.TemporaryDirectory() as folder:
             arrays = made(data, Path(folder))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(out, **arrays)
+        from heclip_lite import store
+
+        with store.atomic_path(out) as temporary:
+            np.savez_compressed(temporary, **arrays)
         return 0
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -242,7 +268,7 @@ def main() -> int:
     if asked.command == "make":
         make(asked.out, asked.checkout.resolve(), asked.data or list(FOLDS))
     elif asked.command == "compare":
-        return compare(asked.old, asked.new)
+        return (compare if asked.old.is_dir() else check)(asked.old, asked.new)
     else:
         record(asked.out, asked.file)
     return 0
