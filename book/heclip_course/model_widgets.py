@@ -14,7 +14,7 @@ from heclip_course.controls import Explorer
 from heclip_lite import plotting
 from heclip_lite.data import genes as gene_tools
 from heclip_lite.data import sections
-from heclip_lite.plotting import charts
+from heclip_lite.plotting import style
 from heclip_lite.spatial import domains
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def leak_explorer(table: pd.DataFrame) -> Explorer:
 
 def _leaked(reported: pd.Series, honest: pd.Series, reach: tuple[float, float]) -> Figure:
     """Draw what a pipeline reports (diamonds) and the honest score (circles), method by method."""
-    figure, axes = charts.canvas(1, 1, (charts.WIDTH, 2.9))
+    figure, axes = style.canvas(1, 1, (style.WIDTH, 2.9))
     ax = axes[0, 0]
     rows = np.arange(len(honest))[::-1]
     ax.hlines(rows, honest, reported, color="#999999", linewidth=2, zorder=1)

@@ -1,7 +1,7 @@
 """The section contract: how to ask a section for its parts, and what must hold for them.
 
 Everything here reads a section and changes nothing.
-Users import these names from `heclip_lite.data.sections`.
+Users import these names from `heclip_lite.data`.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from heclip_lite.evaluation import recovery
-from heclip_lite.plotting.charts import COLOURS, DOT, GREY, MEAN, WIDTH, canvas, colour_bar
 from heclip_lite.plotting.results import readable, set_name
+from heclip_lite.plotting.style import COLOURS, DOT, GREY, MEAN, WIDTH, canvas, colour_bar
 from heclip_lite.spatial import domains
 
 if TYPE_CHECKING:

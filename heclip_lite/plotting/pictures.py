@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from heclip_lite.data import sections
-from heclip_lite.plotting.charts import (
+from heclip_lite.plotting.style import (
     COLOURS,
     LEVEL,
     WIDTH,

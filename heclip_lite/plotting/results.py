@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from heclip_lite.methods import recipes
-from heclip_lite.plotting.charts import COLOURS, DOT, GREY, MEAN, WIDTH, canvas
+from heclip_lite.plotting.style import COLOURS, DOT, GREY, MEAN, WIDTH, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

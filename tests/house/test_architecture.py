@@ -144,6 +144,26 @@ def test_a_face_offers_what_is_there_and_no_name_means_two_things(name):
         assert inspect.ismodule(value) == (f"{name}.{offered}" in OURS), f"{name}.{offered}"
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        "HECLIP HisToSGE BLEEP CLIP read_section synthetic_sections contest fill_in find_domains",
+        "losses.image_centric_loss losses.bleep_loss losses.clip_loss config training.train",
+        "networks.ProjectionHead networks.HisToSGE networks.reference_state",
+        "retrieval.retrieve retrieval.impute",
+        "data.read_her2st data.synthetic_sections data.read_section data.check_section",
+        "data.um_per_px data.donor_of data.read_image data.match_genes data.make_section",
+        "data.hide_expression features.describe methods.Ridge methods.recipes.contestants",
+        "evaluation.pearson_per_gene evaluation.contest spatial.fill_in spatial.find_domains",
+        "plotting.slide",
+    ],
+)
+def test_public_paths_lead_somewhere(names):
+    """In a process of its own, so that nothing else has imported what they need."""
+    read = "; ".join(f"heclip_lite.{name}" for name in names.split())
+    subprocess.run([sys.executable, "-c", f"import heclip_lite; {read}"], check=True)
+
+
 def test_importing_the_package_imports_nothing_heavy():
     light = "heclip_lite, heclip_lite.data, heclip_lite.methods, heclip_lite.data.sections"
     code = f"import sys, {light}; print(sorted({HEAVY!r} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""The methods of this floor: fit, predict, save, load, and what they refuse."""
+"""The methods of this room: fit, predict, save, load, and what they refuse."""
 
 from __future__ import annotations
 

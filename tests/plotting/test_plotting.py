@@ -214,7 +214,7 @@ def test_tensors_are_drawn_too():
 
 
 def test_methods_keep_their_colour_in_any_case():
-    from heclip_lite.plotting.charts import method_colour
+    from heclip_lite.plotting.style import method_colour
 
     assert method_colour("Ridge") == plotting.METHOD_COLOURS["ridge"]
     assert method_colour("something new", 1) != method_colour("something new", 2)
