@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
 NOTEBOOKS = ROOT / "notebooks"
 COURSE = ROOT / "book" / "heclip_course"
+TOOLS = ROOT / "book" / "tools"
 RESULTS = BUILD / "results"  # where a notebook writes its own NN_*.json
 # What editors and Python leave beside sources: JupyterLab's checkpoints, .DS_Store, __pycache__.
 LITTER = (".*", "__pycache__")

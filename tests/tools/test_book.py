@@ -239,6 +239,8 @@ print(json.dumps(seen))
         "book/results/more.csv",
         "book/more.md",
         "book/tools/build/more.py",
+        "book/tools/more.py",
+        "book/heclip_course/more.py",
     ]
     command = [sys.executable, "-W", "ignore", "-c", code, *left, *meant]
     own = os.environ | {"PYTHONPATH": str(tmp_path)}
@@ -389,6 +391,7 @@ SHOWING_TABLES = [
             },
         ),
         ("heclip_lite/plotting/charts.py", None),
+        ("book/heclip_course/answers.py", None),
     ],
 )
 def test_a_changed_source_is_noticed(source, pages_made_from_it, site, tmp_path):

@@ -20,7 +20,7 @@ from book.tools.build.run_notebooks import run_all
 from book.tools.build.stage import make_stage, plain_pages
 from book.tools.build.student import offer
 from book.tools.results import COMMITTED
-from book.tools.settings import BUILD, NOTEBOOKS, ROOT, BuildError, files_in, shown
+from book.tools.settings import BUILD, COURSE, NOTEBOOKS, ROOT, TOOLS, BuildError, files_in, shown
 from heclip_lite.store import alone_in, content_key, package_hash, write_json
 
 SITE = BUILD / "html"
@@ -29,7 +29,7 @@ INSTRUCTOR = BUILD / "instructor"  # the same book with its solutions open
 
 def site_key(stage: Path, sources: dict) -> str:
     """Key of all a page is made from: staged files, docstrings, tools and versions."""
-    folders = (stage, Path(__file__).parent, NOTEBOOKS, COMMITTED)  # the last two are handed out
+    folders = (stage, TOOLS, COURSE, NOTEBOOKS, COMMITTED)  # the last two are handed out
     files = [path for folder in folders for path in files_in(folder)]
     parts = [part for p in files for part in (p.relative_to(ROOT).as_posix(), p.read_bytes())]
     requirements = (ROOT / "requirements.txt").read_bytes()

@@ -13,7 +13,7 @@ from html import escape, unescape
 from pathlib import Path
 
 from book.tools.build.run_notebooks import input_key
-from book.tools.settings import BUILD, ROOT, files_in, notebooks, shown
+from book.tools.settings import BUILD, COURSE, ROOT, files_in, notebooks, shown
 from heclip_lite.store import content_key, package_hash
 
 SITE = BUILD / "html"
@@ -30,7 +30,7 @@ def made_from(data: str, profile: str) -> dict[str, dict[str, str]]:
 
     The key ``""`` holds what every page is made from.
     """
-    everywhere = {PACKAGE: package_hash()}
+    everywhere = {PACKAGE: package_hash(), "book/heclip_course": _folder_hash(COURSE)}
     for name in ("_config.yml", "_toc.yml"):
         everywhere[name] = content_key((ROOT / name).read_bytes())[:16]
     sources = {"": everywhere}

@@ -19,6 +19,7 @@ from book.tools.build import benchmark_page, dense_page, handouts, scale_page
 from book.tools.build.run_notebooks import result_files
 from book.tools.settings import (
     BUILD,
+    COURSE,
     LITTER,
     ROOT,
     BuildError,
@@ -63,7 +64,7 @@ def make_stage(data: str, profile: str, records: list[dict], *, instructor: bool
 def copy_book(stage: Path) -> None:
     """Begin a staging folder anew with the pages of the book and its settings."""
     shutil.rmtree(stage, ignore_errors=True)
-    skip = shutil.ignore_patterns("tools", "results", *LITTER)
+    skip = shutil.ignore_patterns("tools", "results", COURSE.name, *LITTER)
     shutil.copytree(ROOT / "book", stage / "book", ignore=skip)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(ROOT / name, stage / name)

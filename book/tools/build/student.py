@@ -23,6 +23,7 @@ from book.tools.build.run_notebooks import run_cells
 from book.tools.results import COMMITTED
 from book.tools.settings import (
     BUILD,
+    COURSE,
     LITTER,
     NOTEBOOKS,
     ROOT,
@@ -199,6 +200,7 @@ def execute_copy(copy: Path, data: str = "synthetic", profile: str = "fast") -> 
     }
     requirements = (ROOT / "requirements.txt").read_bytes()
     tables = [p.read_bytes() for p in files_in(copy.parent / PLACES["PUBLISHED"])]
+    tables += [p.read_bytes() for p in sorted(COURSE.glob("*.py"))]
     key = content_key(copy.read_bytes(), code_key(), requirements, values, *tables)
     done, record = RUNS / copy.name, RUNS / f"{copy.stem}.json"
     if record.exists() and done.exists():
