@@ -1,8 +1,9 @@
-"""The machine under a run: device, precision, seeds and the memory allocator."""
+"""The machine under a run: device, precision, seeds, the memory allocator, and access tokens."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def pick_device(device: str = "auto") -> str:
@@ -96,3 +99,11 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def without_tokens(text: str) -> str:
+    """A text with every access token of the environment blotted out: none is printed or kept."""
+    for name in TOKEN_VARIABLES:
+        if os.environ.get(name):
+            text = text.replace(os.environ[name], "***")
+    return text

@@ -26,6 +26,8 @@ from uuid import uuid4
 
 import numpy as np
 
+from heclip_lite.runtime import without_tokens
+
 if TYPE_CHECKING:
     import h5py
 
@@ -33,7 +35,6 @@ DATA_VARIABLE = "HECLIP_LITE_DATA"
 CACHE_VARIABLE = "HECLIP_LITE_CACHE"
 CORE = "core"  # in `code_key`: the files at the top of the package
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}(\.[a-z0-9]+)?")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SAID = re.compile(r"\(os error (\d+)\)|requested and \d+ written")  # by safetensors, NumPy
@@ -306,14 +307,6 @@ def _code_of(path: Path, modified: int) -> str:
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     return content_key(ast.dump(tree))
-
-
-def without_tokens(text: str) -> str:
-    """A text with every access token of the environment blotted out: none is printed or kept."""
-    for name in TOKEN_VARIABLES:
-        if os.environ.get(name):
-            text = text.replace(os.environ[name], "***")
-    return text
 
 
 def provenance(device: str = "cpu") -> dict:

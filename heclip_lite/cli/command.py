@@ -25,7 +25,7 @@ import typer
 
 from heclip_lite import __version__
 from heclip_lite.cli.config import config_callback
-from heclip_lite.store import without_tokens
+from heclip_lite.runtime import without_tokens
 
 PROGRAM = "heclip-lite"
 _TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"))  # as `distributed` reads them; torch loads slowly

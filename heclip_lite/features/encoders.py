@@ -19,7 +19,7 @@ from tqdm import tqdm
 from heclip_lite import config, runtime, store
 from heclip_lite.data import patches, registration, sections
 from heclip_lite.features import pathology, stain
-from heclip_lite.store import without_tokens
+from heclip_lite.runtime import without_tokens
 
 TILE, HALO = 1024, 128  # pixels of a map computed at once, and of overlap around them
 POINTS, CHANNELS = 256, 32  # points and channels pooled at once: bounds memory

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from heclip_lite import config
-from heclip_lite.store import TOKEN_VARIABLES
+from heclip_lite.runtime import TOKEN_VARIABLES
 
 HUB = "hf-hub:"
 
