@@ -14,10 +14,7 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from heclip_lite.data.readers import h5ad as readers_stores
-from heclip_lite.data.readers import spatialdata as readers_spatialdata
-from heclip_lite.data.readers import tables as readers_tables
-from heclip_lite.data.readers import visium as readers_visium
+from heclip_lite.data.readers import h5ad, spatialdata, tables, visium
 from heclip_lite.data.readers.assemble import Options
 from heclip_lite.data.readers.files import (
     ARCHIVES,
@@ -43,13 +40,13 @@ LAYOUTS = {
     "positions=... and image=...",
 }
 _READERS = {
-    "visium": readers_visium.read_visium,
-    "visium-hd": readers_visium.read_visium_hd,
-    "spatialdata": readers_spatialdata.read_spatialdata,
-    "h5ad": readers_stores.read_h5ad,
-    "hest": readers_stores.read_hest,
-    "gse240429": readers_visium.read_gse240429,
-    "tables": readers_tables.read_tables,
+    "visium": visium.read_visium,
+    "visium-hd": visium.read_visium_hd,
+    "spatialdata": spatialdata.read_spatialdata,
+    "h5ad": h5ad.read_h5ad,
+    "hest": h5ad.read_hest,
+    "gse240429": visium.read_gse240429,
+    "tables": tables.read_tables,
 }
 # Options that only some layouts use: which, and what to do with the others. The rest serve all.
 _IN_TABLE = "the positions come with the counts; correct them there, or leave the option out"
@@ -224,7 +221,7 @@ def _of_file(path: Path) -> str | None:
             f"{path} is an object of one program ({suffix}), which is never loaded. "
             "Give counts as .h5ad, .h5, .mtx or a table."
         )
-    if suffix in (".h5ad", ".h5", ".hdf5") and readers_stores.hest_root(path):
+    if suffix in (".h5ad", ".h5", ".hdf5") and h5ad.hest_root(path):
         return "hest"
     if suffix == ".h5ad":
         return "h5ad"
@@ -233,18 +230,18 @@ def _of_file(path: Path) -> str | None:
 
 
 def _of_folder(path: Path) -> str | None:
-    outs = readers_visium.outs(path)
-    if readers_spatialdata.is_store(path):
+    outs = visium.outs(path)
+    if spatialdata.is_store(path):
         return "spatialdata"
-    if readers_visium.bins_of(outs) or path.name.startswith("square_"):
+    if visium.bins_of(outs) or path.name.startswith("square_"):
         return "visium-hd"
     if (outs / "spatial").is_dir():
         return "visium"
-    if readers_stores.hest_root(path):
+    if h5ad.hest_root(path):
         return "hest"
-    if readers_visium.bleep_root(path) or any(path.glob("GSM*matrix.mtx*")):
+    if visium.bleep_root(path) or any(path.glob("GSM*matrix.mtx*")):
         return "gse240429"
-    found = readers_tables.candidates(path)
+    found = tables.candidates(path)
     return "tables" if found["counts"] or found["positions"] else None
 
 
