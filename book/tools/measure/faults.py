@@ -13,6 +13,7 @@ A checkout of an older commit is measured by this same script.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -34,7 +35,7 @@ OPTIONS = ["-x", "-q", "-W", "ignore", "-p", "no:cacheprovider"]
 # Tests that first execute all chapters are left out: what they would catch, others catch sooner.
 BOOK = re.compile(r"\b(executed|run_build)\b")
 NO_TESTS = 5  # what pytest returns where it finds none
-LIMIT = 1200  # seconds; a fault that makes the tests hang is caught
+LIMIT = 900  # seconds; a fault that makes the tests hang is caught
 
 
 def place_of(checkout: Path, old: str) -> Path:
@@ -47,7 +48,7 @@ def place_of(checkout: Path, old: str) -> Path:
 
 
 def tests_through(data: Path, checkout: Path, path: Path, old: str) -> list[str]:
-    """Test files that go through a place; all of them where a shared fixture does so."""
+    """Test files that go through a place, those of its own file and room first."""
     from coverage import CoverageData
 
     known = CoverageData(str(data))
@@ -56,9 +57,6 @@ def tests_through(data: Path, checkout: Path, path: Path, old: str) -> list[str]
     by_line = known.contexts_by_lineno(str(path))
     contexts = by_line.get(max((n for n in by_line if n <= line + 1), default=0), [])
     files = {context.partition("::")[0] for context in contexts if "::" in context}
-    if not files or any(context.endswith("|setup") for context in contexts):
-        every = (checkout / "tests").rglob("test_*.py")
-        files |= {file.relative_to(checkout).as_posix() for file in every}
     files = {file for file in files if not BOOK.search((checkout / file).read_text("utf-8"))}
     alike = path.stem.split("_")[0]
     return sorted(files, key=lambda file: (alike not in file, path.parent.name not in file, file))
@@ -125,15 +123,24 @@ def plant(checkout: Path, data: Path, marks: str, only: str, workers: int) -> No
     faults = [fault for fault in faults if only in fault["what"]]
     for fault in faults:
         place_of(checkout, fault["old"])  # before any of them takes minutes
-    found: list[dict[str, str]] = []
+    path = BUILD / "faults.json"
+    done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=checkout, text=True)
+    keys = [store.content_key(fault, commit, marks) for fault in faults]
+
+    def work(number: int) -> str:
+        if keys[number] in done:  # by a run that was stopped
+            return done[keys[number]]["caught_by"]
+        return caught_by(checkout, data, faults[number], marks)
+
     with ThreadPoolExecutor(workers) as pool:
-        work = pool.map(lambda fault: caught_by(checkout, data, fault, marks), faults)
-        for fault, by in zip(faults, tqdm(work, total=len(faults), unit="fault"), strict=True):
-            found.append({"room": fault["room"], "what": fault["what"], "caught_by": by})
+        results = tqdm(pool.map(work, range(len(faults))), total=len(faults), unit="fault")
+        for key, fault, by in zip(keys, faults, results, strict=True):
+            done[key] = {"room": fault["room"], "what": fault["what"], "caught_by": by}
             tqdm.write(f"{fault['room']}: {fault['what']}: {by or 'NOT CAUGHT'}")
-            store.write_json(BUILD / "faults.json", found)
-    caught = sum(bool(one["caught_by"]) for one in found)
-    print(f"{caught} of {len(found)} faults caught by the tests that are marked {marks!r}")
+            store.write_json(path, done)
+    caught = sum(bool(done[key]["caught_by"]) for key in keys)
+    print(f"{caught} of {len(keys)} faults caught by the tests that are marked {marks!r}")
 
 
 def main() -> int:
