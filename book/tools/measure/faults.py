@@ -2,8 +2,8 @@
 
 A test that cannot fail is no test, and a suite that gets shorter must not catch less.
 ``coverage`` runs all tests and keeps which test went through which line; ``plant`` puts each fault
-into a copy of the checkout and runs the test files that go through its line, those of its own room
-first, until one fails.
+into a copy of the checkout and runs the nearest test files that go through its line, until one
+fails.
 A checkout of an older commit is measured by this same script.
 
     python -m book.tools.measure.faults coverage .coverage
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,7 +36,8 @@ OPTIONS = ["-x", "-q", "-W", "ignore", "-p", "no:cacheprovider"]
 # Tests that first execute all chapters are left out: what they would catch, others catch sooner.
 BOOK = re.compile(r"\b(executed|run_build)\b")
 NO_TESTS = 5  # what pytest returns where it finds none
-LIMIT = 900  # seconds; a fault that makes the tests hang is caught
+LIMIT = 1800  # seconds; a fault that makes the tests hang is caught
+NEAREST = 12  # test files; a fault that only others catch counts as missed
 
 
 def place_of(checkout: Path, old: str) -> Path:
@@ -48,7 +50,7 @@ def place_of(checkout: Path, old: str) -> Path:
 
 
 def tests_through(data: Path, checkout: Path, path: Path, old: str) -> list[str]:
-    """Test files that go through a place, those of its own file and room first."""
+    """The nearest test files that go through a place: of its file, of its room, then the others."""
     from coverage import CoverageData
 
     known = CoverageData(str(data))
@@ -56,10 +58,11 @@ def tests_through(data: Path, checkout: Path, path: Path, old: str) -> list[str]
     line = path.read_text(encoding="utf-8").partition(old)[0].count("\n") + 1
     by_line = known.contexts_by_lineno(str(path))
     contexts = by_line.get(max((n for n in by_line if n <= line + 1), default=0), [])
-    files = {context.partition("::")[0] for context in contexts if "::" in context}
-    files = {file for file in files if not BOOK.search((checkout / file).read_text("utf-8"))}
-    alike = path.stem.split("_")[0]
-    return sorted(files, key=lambda file: (alike not in file, path.parent.name not in file, file))
+    through = Counter(context.partition("::")[0] for context in contexts if "::" in context)
+    files = [file for file in through if not BOOK.search((checkout / file).read_text("utf-8"))]
+    own, room = path.stem.split("_")[0], f"/{path.parent.name}/"
+    files.sort(key=lambda file: (own not in file, room not in file, -through[file], file))
+    return files[:NEAREST]
 
 
 def copy_of(checkout: Path, folder: Path) -> Path:
