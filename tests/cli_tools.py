@@ -39,7 +39,7 @@ def run(*arguments: object, code: int = 0) -> Done:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "heclip_lite.cli.program", *map(str, arguments)]
+    return [sys.executable, "-m", "heclip_lite.cli", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:

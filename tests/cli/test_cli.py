@@ -17,7 +17,7 @@ from heclip_lite import __version__, config, evaluation, training
 from heclip_lite.cli.methods import Settings
 from heclip_lite.cli.results import read_prediction
 from heclip_lite.data import datasets, readers, sections
-from heclip_lite.evaluation import audit
+from heclip_lite.evaluation import audit, benchmark
 from heclip_lite.methods import saved
 
 NAMES = ["P1-1", "P1-2", "P2-1", "P2-2"]
@@ -340,12 +340,12 @@ def test_finished_folds_are_kept(here, monkeypatch):
     arguments = ["evaluate", *ALL, "--by", "donor", "-m", "ridge", "--no-controls", *SMALL]
     run(*arguments, "--out", "whole", "--keep", "elsewhere")
     fits = []
-    real = evaluation._checked
+    real = benchmark._checked
     with monkeypatch.context() as patch:
-        stop_after(patch, evaluation, "_checked", 2)  # two held-out sections of the first donor
+        stop_after(patch, benchmark, "_checked", 2)  # two held-out sections of the first donor
         run(*arguments, "--out", "ev", "--keep", "folds", code=130)
     assert not (here / "ev").exists() and len(list((here / "folds").glob("*.npz"))) == 1
-    monkeypatch.setattr(evaluation, "_checked", lambda *a: fits.append(a[2]) or real(*a))
+    monkeypatch.setattr(benchmark, "_checked", lambda *a: fits.append(a[2]) or real(*a))
     run(*arguments, "--out", "ev", "--keep", "folds")
     assert len(fits) == 2, "only the second donor was computed"
     ours, theirs = contents(here / "ev"), contents(here / "whole")

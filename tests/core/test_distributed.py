@@ -189,7 +189,9 @@ def script_of_the_chapter() -> str:
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells)
     (script,) = (
-        part.partition("```")[0] for part in text.split("```python\n")[1:] if "ranks.rank()" in part
+        part.partition("```")[0]
+        for part in text.split("```python\n")[1:]
+        if "distributed.rank()" in part
     )
     smaller = {
         '"resnet50", "pretrained"': '"test_resnet", "random"',
@@ -210,7 +212,7 @@ def several(small_sections, tmp_path_factory) -> Path:
         export.to_h5ad(section, folder / f"D{number}.h5ad")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", __file__, str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

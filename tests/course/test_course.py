@@ -14,6 +14,7 @@ import pytest
 from nbclient import NotebookClient
 
 import heclip_course as course
+from heclip_course import chapter as chapters
 from heclip_lite import config, methods, training
 from heclip_lite.data import sections
 from heclip_lite.store import package_hash
@@ -226,13 +227,13 @@ def test_damaged_synthetic_slides_are_drawn_again_with_a_word(
     monkeypatch.setattr(
         "heclip_lite.data.synthetic.tissue.synthetic_sections", lambda seed: small_sections
     )
-    first = course._synthetic(1)
+    first = chapters._synthetic(1)
     (path,) = tmp_path.rglob(f"{names[0]}.h5ad")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # a byte that HDF5 itself would not miss
     path.write_bytes(content)
     with pytest.warns(UserWarning, match=r"synthetic tissue in .* is damaged; it is drawn again"):
-        again = course._synthetic(1)
+        again = chapters._synthetic(1)
     assert [s.shape for s in again] == [s.shape for s in first]
     assert (again[0].X != first[0].X).nnz == 0
 

@@ -22,6 +22,7 @@ from book.tools.settings import (
     COURSE,
     LITTER,
     ROOT,
+    TOOLS,
     BuildError,
     notebooks,
     run_folder,
@@ -151,7 +152,7 @@ def plain_pages() -> dict[str, str]:
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     values = {"title": config["title"], "home": site_address()}
     pages = {}
-    for path in sorted((ROOT / "book" / "tools" / "pages").glob("*.html")):
+    for path in sorted((TOOLS / "build" / "pages").glob("*.html")):
         pages[path.name] = path.read_text(encoding="utf-8")
         for key, value in values.items():
             pages[path.name] = pages[path.name].replace("{{ " + key + " }}", value)
