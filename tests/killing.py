@@ -132,8 +132,9 @@ def command_of(job: str, folder: Path, *more: str) -> list[str]:
     return [sys.executable, __file__, job, str(folder), *more]
 
 
-def execute(*command: str) -> None:
-    """The job of becoming another program."""
+def execute(folder: Path, *command: str) -> None:
+    """The job of becoming another program, in a folder."""
+    os.chdir(folder)
     os.execv(command[0], command)
 
 

@@ -113,7 +113,7 @@ def without_times(path: Path) -> dict:
     return {key: record[key] for key in ("results", "sections", "training", "test", "seed")}
 
 
-def test_a_notebook_run_ends_with_the_same_results(tmp_path, executed, monkeypatch):
+def test_a_notebook_run_ends_with_the_same_results(tmp_path, executed):
     """In a copy of the repository with one chapter, so that its own results stay untouched."""
     tracked = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -123,9 +123,9 @@ def test_a_notebook_run_ends_with_the_same_results(tmp_path, executed, monkeypat
         if (ROOT / name).is_file() and Path(name).name not in others:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
     hits = survive(
         execute,
+        tmp_path,
         *(sys.executable, "-m", "book.tools.build.build_book", "--notebooks-only"),
         moments=[
             ("*/workspace/synthetic_fast", 2),  # the chapter, not its kernel, has begun
